@@ -1,0 +1,181 @@
+"""The contract of a cache: one entry a scope, guarded by masks and a fill lease.
+
+Every method is one atomic step on one key (`lookup` reads several keys, each atomically). None
+raises for a cache fault: it answers `Unavailable`, and only the protocol decides what that means.
+Times are milliseconds of the clock of the server that answered. consistency.md 5.1 gives each
+step its reason; cache/memory.py is the reference every other cache is compared with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from ..records import Content, EventRecord, ScopeKey, Tag
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """The cache did not answer, or answered with an error: the outcome is unknown."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """An unmasked entry.
+
+    `content.state` and `content.events` are empty if only the header was asked for.
+    `stamp` names the server process that answered, `entry_stamp` the one that answered when the
+    entry was filled or last validated ("" : unknown). `validated_at` precedes the SQL read that
+    made the entry.
+    """
+
+    content: Content
+    validated_at: int
+    entry_stamp: str
+    now: int
+    stamp: str
+    header_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """No entry, or one whose every mask has expired: its writer died, the entry is worthless."""
+
+    now: int
+    stamp: str
+
+
+@dataclass(frozen=True, slots=True)
+class Masked:
+    """A write of this key is under way: only SQL knows."""
+
+    now: int
+    stamp: str
+
+
+Lookup = Hit | Miss | Masked | Unavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """The lease is the caller's: it may fill once, with this `granted_at`."""
+
+    granted_at: int
+    stamp: str
+
+
+class LeaseRefused(Enum):
+    """Why a lease was not granted."""
+
+    MASKED = "masked"
+    PRESENT = "present"
+    WAIT = "wait"
+
+
+class FillReply(Enum):
+    """What became of a fill."""
+
+    STORED = "stored"
+    MASKED = "masked"
+    REFUSED = "refused"
+
+
+class ApplyReply(Enum):
+    """What became of an apply."""
+
+    APPLIED = "applied"
+    ABSENT = "absent"
+    OLD = "old"
+    GAP = "gap"
+
+
+@dataclass(frozen=True, slots=True)
+class CacheLimits:
+    """Sizes and lives of entries. Lives in milliseconds.
+
+    `jitter` is drawn for each TTL set: the TTL is `idle_ttl * jitter()`.
+    """
+
+    idle_ttl: int = 3_600_000
+    max_age: int = 86_400_000
+    window_events: int = 200
+    window_bytes: int = 1024 * 1024
+    mask_life: int = 4_000
+    lease_life: int = 2_000
+
+
+class SessionCache(Protocol):
+    """One cache. All methods may be called concurrently from one event loop."""
+
+    shared: bool
+    """Whether every writer of the database uses this cache; else each hit is checked in SQL."""
+
+    namespace: str
+    """Part of every key. Changing it makes every entry unreachable at once (R27)."""
+
+    async def lookup(self, keys: Sequence[ScopeKey], header_only: bool = False) -> tuple[Lookup, ...]:
+        """Reads the entries of `keys` in one round trip; `header_only` concerns sessions."""
+        ...
+
+    async def intent(self, key: ScopeKey, token: str) -> int | Unavailable:
+        """Masks the entry until `token` is released or `mask_life` is over; revokes the lease.
+
+        Returns the server's time.
+        """
+        ...
+
+    async def release(self, key: ScopeKey, token: str) -> None | Unavailable:
+        """Takes one mask away: its write is known to have changed nothing."""
+        ...
+
+    async def lease(self, key: ScopeKey, token: str) -> Granted | LeaseRefused | Unavailable:
+        """Asks for the right to fill. An entry with an expired mask is deleted first (R4)."""
+        ...
+
+    async def fill(
+        self, key: ScopeKey, token: str, granted_at: int, stamp: str, content: Content
+    ) -> FillReply | Unavailable:
+        """Stores what was read from SQL after `granted_at`, if the lease is still the caller's."""
+        ...
+
+    async def apply(
+        self,
+        key: ScopeKey,
+        token: str,
+        old: Tag | None,
+        new: Tag,
+        events: tuple[EventRecord, ...],
+        state: bytes | None,
+        validated_at: int,
+    ) -> ApplyReply | Unavailable:
+        """Moves an entry from `old` to its successor `new` and takes the writer's mask away.
+
+        Never makes an entry (R15). `state` None leaves the state. `old` None is a shared scope,
+        whose writer does not know the predecessor: an older entry of the same incarnation is
+        replaced whole, any other is deleted.
+        """
+        ...
+
+    async def drop(self, key: ScopeKey, token: str | None, keep: Tag | None) -> None | Unavailable:
+        """Deletes the entry unless its tag is `keep`; takes `token`'s mask and the lease away."""
+        ...
+
+    async def touch(self, key: ScopeKey, tag: Tag, validated_at: int, stamp: str) -> bool | Unavailable:
+        """Notes that the entry was found equal to SQL at `validated_at`, if its tag is `tag`."""
+        ...
+
+    async def elect(self, owner: str, life: int) -> bool | Unavailable:
+        """Makes `owner` the one drainer of the fleet for `life` ms, or says that another is."""
+        ...
+
+    async def probe(self) -> int | Unavailable:
+        """Returns the server's time: the half-open breaker's one question."""
+        ...
+
+    async def close(self) -> None:
+        """Closes what this object opened."""
+        ...

@@ -1,0 +1,219 @@
+"""The cache in Redis or Valkey: sends the scripts, maps replies and errors."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from redis.asyncio import Redis, RedisCluster
+from redis.exceptions import ConnectionError, NoScriptError, ResponseError, TimeoutError
+
+from ..records import Content, EventRecord, ScopeKey, Tag
+from . import chunks, fields, keys
+from .base import (
+    ApplyReply,
+    CacheLimits,
+    FillReply,
+    Granted,
+    LeaseRefused,
+    Lookup,
+    Unavailable,
+)
+from .connections import FAULTS, Answers, Command, Connections, adopt
+from .scripts import script
+from .urls import connect
+
+
+def _jitter() -> float:
+    return random.uniform(0.9, 1.1)
+
+
+class RedisSessionCache:
+    """A `SessionCache` that all servers share.
+
+    Attributes:
+        shared: True.
+    """
+
+    shared = True
+
+    def __init__(
+        self,
+        url_or_client: str | Redis | RedisCluster,
+        limits: CacheLimits | None = None,
+        *,
+        namespace: str = "",
+        timeout: float = 1.0,
+        max_connections: int = 16,
+        jitter: Callable[[], float] = _jitter,
+    ) -> None:
+        """Prepares the connections; none is opened yet.
+
+        Args:
+            url_or_client: `redis://`, `rediss://`, `unix://`, `redis+cluster://`,
+                `rediss+cluster://`, `redis+sentinel://host:port,host:port/service/db`,
+                `rediss+sentinel://`; or a client of redis.asyncio, which stays the caller's.
+            limits: Sizes and lives of entries.
+            namespace: Part of every key.
+            timeout: Seconds after which a flight is given up and its connection closed.
+            max_connections: Connections to one server, of an URL.
+            jitter: Draws the factor of each idle life.
+
+        Raises:
+            ConfigurationError: The URL cannot be read, or the client is of another kind.
+        """
+        self.limits = limits or CacheLimits()
+        self.namespace = namespace
+        self._jitter = jitter
+        self._connections: Connections = (
+            connect(url_or_client, timeout, max_connections)
+            if isinstance(url_or_client, str)
+            else adopt(url_or_client, timeout)
+        )
+
+    async def lookup(self, keys: Sequence[ScopeKey], header_only: bool = False) -> tuple[Lookup, ...]:
+        headers = {self._name(key): header_only and key.kind == "session" for key in keys}
+        found: dict[str, Lookup] = {}
+
+        async def read(group: Sequence[str]) -> None:
+            commands: list[Command] = [("TIME",)]
+            for name in group:
+                commands.append(("HMGET", name, *fields.HEADER) if headers[name] else ("HGETALL", name))
+            answers = await self._fly(group[0], commands)
+            if isinstance(answers, Unavailable):
+                found.update(dict.fromkeys(group, answers))
+                return
+            clock, *replies = answers.replies
+            for name, reply in zip(group, replies, strict=True):
+                error = _refusal(clock) or _refusal(reply)
+                found[name] = error or fields.lookup(reply, headers[name], _time(clock), answers.stamp)
+
+        groups = self._connections.groups(list(headers))
+        if len(groups) == 1:
+            await read(groups[0])
+        else:
+            await asyncio.gather(*map(read, groups))
+        return tuple(found[self._name(key)] for key in keys)
+
+    async def intent(self, key: ScopeKey, token: str) -> int | Unavailable:
+        reply = await self._run("intent", key, token, self.limits.mask_life)
+        return reply if isinstance(reply, Unavailable) else int(reply)
+
+    async def release(self, key: ScopeKey, token: str) -> None | Unavailable:
+        reply = await self._run("release", key, token)
+        return reply if isinstance(reply, Unavailable) else None
+
+    async def lease(self, key: ScopeKey, token: str) -> Granted | LeaseRefused | Unavailable:
+        answers = await self._eval("lease", self._name(key), token, self.limits.lease_life)
+        if isinstance(answers, Unavailable):
+            return answers
+        word, now = answers.replies[0]
+        if word == b"GRANTED":
+            return Granted(int(now), answers.stamp)
+        return LeaseRefused[word.decode()]
+
+    async def fill(
+        self, key: ScopeKey, token: str, granted_at: int, stamp: str, content: Content
+    ) -> FillReply | Unavailable:
+        entry = fields.entry(content, stamp, self.limits)
+        reply = await self._run("fill", key, token, granted_at, *self._life(), *entry)
+        return reply if isinstance(reply, Unavailable) else FillReply[reply.decode()]
+
+    async def apply(
+        self,
+        key: ScopeKey,
+        token: str,
+        old: Tag | None,
+        new: Tag,
+        events: tuple[EventRecord, ...],
+        state: bytes | None,
+        validated_at: int,
+    ) -> ApplyReply | Unavailable:
+        reply = await self._run(
+            "apply",
+            key,
+            token,
+            *fields.tag(old),
+            *fields.tag(new),
+            int(state is not None),
+            state or b"",
+            validated_at,
+            *self._life(),
+            self.limits.window_events,
+            self.limits.window_bytes,
+            *map(chunks.line, events),
+        )
+        return reply if isinstance(reply, Unavailable) else ApplyReply[reply.decode()]
+
+    async def drop(self, key: ScopeKey, token: str | None, keep: Tag | None) -> None | Unavailable:
+        kept = () if keep is None else fields.tag(keep)
+        reply = await self._run("drop", key, token or "", *kept)
+        return reply if isinstance(reply, Unavailable) else None
+
+    async def touch(self, key: ScopeKey, tag: Tag, validated_at: int, stamp: str) -> bool | Unavailable:
+        reply = await self._run("touch", key, *fields.tag(tag), validated_at, stamp, *self._life())
+        return reply if isinstance(reply, Unavailable) else bool(reply)
+
+    async def elect(self, owner: str, life: int) -> bool | Unavailable:
+        answers = await self._eval("elect", keys.drain_key(self.namespace), owner, life)
+        return answers if isinstance(answers, Unavailable) else bool(answers.replies[0])
+
+    async def probe(self) -> int | Unavailable:
+        answers = await self._fly(keys.drain_key(self.namespace), [("TIME",)])
+        if isinstance(answers, Unavailable):
+            return answers
+        return _refusal(answers.replies[0]) or _time(answers.replies[0])
+
+    async def close(self) -> None:
+        await self._connections.close()
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _name(self, key: ScopeKey) -> str:
+        return keys.entry_key(self.namespace, key)
+
+    def _life(self) -> tuple[int, int]:
+        return int(self.limits.idle_ttl * self._jitter()), self.limits.max_age
+
+    async def _run(self, name: str, key: ScopeKey, *arguments: str | bytes | int) -> Any:
+        answers = await self._eval(name, self._name(key), *arguments)
+        return answers if isinstance(answers, Unavailable) else answers.replies[0]
+
+    async def _eval(self, name: str, key: str, *arguments: str | bytes | int) -> Answers | Unavailable:
+        """Runs a script. It is sent again only if the server said that it did not know it."""
+        text, sha = script(name)
+        answers = await self._fly(key, [("EVALSHA", sha, 1, key, *arguments)])
+        if not isinstance(answers, Unavailable) and isinstance(answers.replies[0], NoScriptError):
+            answers = await self._fly(key, [("EVAL", text, 1, key, *arguments)])
+        return answers if isinstance(answers, Unavailable) else _refusal(answers.replies[0]) or answers
+
+    async def _fly(self, key: str, commands: Sequence[Command]) -> Answers | Unavailable:
+        try:
+            return await self._connections.fly(key, commands)
+        except FAULTS as error:
+            return Unavailable(_reason(error))
+
+
+def _time(reply: Any) -> int:
+    return int(reply[0]) * 1000 + int(reply[1]) // 1000
+
+
+def _refusal(reply: Any) -> Unavailable | None:
+    """Returns what an error reply means, None for any other."""
+    return Unavailable(_reason(reply)) if isinstance(reply, ResponseError) else None
+
+
+def _reason(error: BaseException) -> str:
+    """Returns why the server did not serve.
+
+    A server's message may quote arguments, a client's may show its settings: both stay out, but
+    for an error code and the plain troubles of a connection.
+    """
+    name = type(error).__name__
+    if type(error) in (ConnectionError, TimeoutError) and str(error):
+        return f"{name}: {error}"
+    code = re.match(r"[A-Z]{2,}\b", str(error)) if isinstance(error, ResponseError) else None
+    return f"{name}: {code[0]}" if code else name

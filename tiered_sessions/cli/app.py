@@ -1,0 +1,56 @@
+"""The command line: `tiered-sessions`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from ..errors import TieredSessionsError
+from .demo import demo_command
+from .migrate import migrate_command
+
+app = typer.Typer(
+    name="tiered-sessions",
+    help="Sessions of agents: durable in SQL, hot in a cache.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+app.command("demo")(demo_command)
+app.command("migrate")(migrate_command)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"tiered-sessions {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Holds what every command shares."""
+
+
+def main() -> None:
+    """Runs the command line. An error of the package is one message and status 2, no traceback."""
+    # A plain `kill` cleans up just as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        app()
+    except TieredSessionsError as error:
+        print(f"tiered-sessions: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

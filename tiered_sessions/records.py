@@ -1,0 +1,284 @@
+"""The values both tiers speak of: frozen, without I/O, without a framework.
+
+Times are whole microseconds since 1970 UTC where SQL holds them (`update_time`,
+`EventRecord.timestamp`) and whole milliseconds of the answering server's clock where
+Redis does. JSON documents travel as UTF-8 bytes and are decoded once, at the edge.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+
+class ScopeKey(NamedTuple):
+    """Names what one cache entry, one tag and one outbox row belong to."""
+
+    kind: Literal["session", "user", "app"]
+    app_name: str
+    user_id: str = ""
+    session_id: str = ""
+
+
+class SessionKey(NamedTuple):
+    """Names one session. The same `session_id` may exist under several users."""
+
+    app_name: str
+    user_id: str
+    session_id: str
+
+    @property
+    def session(self) -> ScopeKey:
+        return ScopeKey("session", self.app_name, self.user_id, self.session_id)
+
+    @property
+    def user(self) -> ScopeKey:
+        return ScopeKey("user", self.app_name, self.user_id)
+
+    @property
+    def app(self) -> ScopeKey:
+        return ScopeKey("app", self.app_name)
+
+    @property
+    def scopes(self) -> tuple[ScopeKey, ScopeKey, ScopeKey]:
+        return (self.session, self.user, self.app)
+
+
+class Tag(NamedTuple):
+    """Names one content of one row: equal tags mean equal content.
+
+    Always compared whole. `update_time` belongs to it because a foreign writer (stock ADK)
+    changes nothing else. An `incarnation` of 0 is a row without our columns, or a session
+    holding events that are not numbered yet: never cached, adopted by the next append.
+    """
+
+    incarnation: int
+    revision: int
+    nonce: int
+    update_time: int
+
+    @property
+    def adopted(self) -> bool:
+        return self.incarnation != 0
+
+
+class EventRecord(NamedTuple):
+    """One stored event. `seq` is the revision its append produced (0: not numbered yet)."""
+
+    seq: int
+    id: str
+    timestamp: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What one row, and one cache entry, holds at one tag.
+
+    `events` is a contiguous tail of the log, oldest first (I2). `complete` says that no older
+    event exists; otherwise `before` is the greatest timestamp among the older ones, None if
+    unknown. For the user and app scopes `events` is empty and `complete` is true.
+    """
+
+    tag: Tag
+    state: bytes
+    events: tuple[EventRecord, ...] = ()
+    complete: bool = True
+    before: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One session with its shared scopes, read at one moment. A scope without a row is None."""
+
+    key: SessionKey
+    session: Content
+    user: Content | None
+    app: Content | None
+
+    def content(self, scope: ScopeKey) -> Content | None:
+        """Returns the part that `scope` names."""
+        return {"session": self.session, "user": self.user, "app": self.app}[scope.kind]
+
+
+class Tags(NamedTuple):
+    """The tags of a session's three scopes, read by one statement. None: no such row."""
+
+    session: Tag | None
+    user: Tag | None
+    app: Tag | None
+
+    def tag(self, scope: ScopeKey) -> Tag | None:
+        """Returns the tag of the row that `scope` names."""
+        return {"session": self.session, "user": self.user, "app": self.app}[scope.kind]
+
+
+class Query(NamedTuple):
+    """Which events a reader wants: the newest `limit` of those at or after `after`.
+
+    `limit` None: all; 0: none. `after`: microseconds, inclusive; None: no bound.
+    """
+
+    limit: int | None = None
+    after: int | None = None
+
+    def select(self, events: tuple[EventRecord, ...]) -> tuple[EventRecord, ...]:
+        """Returns the events of `events` that the reader wants."""
+        if self.after is not None:
+            events = tuple(e for e in events if e.timestamp >= self.after)
+        if self.limit is None:
+            return events
+        return events[-self.limit :] if self.limit else ()
+
+    def answered_by(self, content: Content) -> bool:
+        """Says whether the window of `content` holds every event the reader wants."""
+        if content.complete:
+            return True
+        if self.limit is not None and len(self.select(content.events)) >= self.limit:
+            return True
+        return self.after is not None and content.before is not None and content.before < self.after
+
+
+class NewEvent(NamedTuple):
+    """An event to store. `timestamp` in microseconds; `payload` is its JSON object."""
+
+    id: str
+    invocation_id: str
+    timestamp: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """A write to one session: events, state, or both, stored atomically.
+
+    `expected` is the tag the writer saw; None skips the comparison. Deltas are JSON objects
+    merged key by key, None where a scope does not change. `replace_state` stores `session_delta`
+    as the whole session state. `update_time` becomes the row's.
+    """
+
+    key: SessionKey
+    expected: Tag | None
+    update_time: int
+    events: tuple[NewEvent, ...] = ()
+    session_delta: bytes | None = None
+    user_delta: bytes | None = None
+    app_delta: bytes | None = None
+    replace_state: bool = False
+
+    @property
+    def scopes(self) -> tuple[ScopeKey, ...]:
+        """The scopes this write changes, in the lock order session, app, user."""
+        key = self.key
+        app = (key.app,) if self.app_delta is not None else ()
+        user = (key.user,) if self.user_delta is not None else ()
+        return (key.session, *app, *user)
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """A new session. Deltas as in `Append`; `state` is the session's own JSON object."""
+
+    key: SessionKey
+    update_time: int
+    state: bytes
+    user_delta: bytes | None = None
+    app_delta: bytes | None = None
+
+    @property
+    def scopes(self) -> tuple[ScopeKey, ...]:
+        """The shared scopes this write changes."""
+        app = (self.key.app,) if self.app_delta is not None else ()
+        user = (self.key.user,) if self.user_delta is not None else ()
+        return (*app, *user)
+
+
+# --- what a store answers --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The append is stored. Contents are as SQL will return them, states whole.
+
+    `session` is the new tag, the events just stored, and the whole session state, or None as
+    state if it did not change. `numbered`: foreign events were numbered on the way, so no
+    cached window can be extended by this append.
+    """
+
+    tag: Tag
+    events: tuple[EventRecord, ...]
+    state: bytes | None
+    user: Content | None
+    app: Content | None
+    numbered: bool = False
+
+    def content(self, scope: ScopeKey) -> Content | None:
+        """Returns the new content of a shared scope, None if this write left it alone."""
+        return self.user if scope.kind == "user" else self.app
+
+
+@dataclass(frozen=True, slots=True)
+class Already:
+    """Every event was stored before with equal content (R22); `latest`: nothing came after."""
+
+    tag: Tag
+    latest: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """The session is not the one the writer saw; `current` is its tag now."""
+
+    current: Tag
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """There is no such session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """An event of this id with other content is stored."""
+
+    event_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exists:
+    """The session id is taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """The connection broke when the write may have been committing."""
+
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Nothing was written; `error` is what the caller gets."""
+
+    error: Exception
+
+
+AppendOutcome = Committed | Already | Stale | Missing | Conflict | Unknown | Failed
+CreateOutcome = Snapshot | Exists | Unknown | Failed
+DeleteOutcome = bool | Unknown | Failed
+
+
+class Older(NamedTuple):
+    """Events before a window, and the session's tag in the same statement."""
+
+    tag: Tag
+    events: tuple[EventRecord, ...]
+    complete: bool
+
+
+class OutboxRow(NamedTuple):
+    """An invalidation recorded in SQL. `tag` None: the row was deleted."""
+
+    scope: ScopeKey
+    tag: Tag | None
+    stamp: int

@@ -1,0 +1,485 @@
+"""The front door without a framework, and the generic service every front door is a binding of."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from types import EllipsisType
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, Self, TypeVar
+from uuid import uuid4
+
+from .codec import dumps, loads
+from .config import TieredConfig
+from .errors import InvalidValueError, SessionNotFoundError, TieredSessionsError
+from .metrics import Metrics
+from .models import Event, ListSessionsResponse, Session
+from .records import (
+    Already,
+    Append,
+    Committed,
+    Content,
+    Create,
+    EventRecord,
+    NewEvent,
+    Query,
+    SessionKey,
+    Snapshot,
+    Tag,
+)
+from .state import TEMP, Scopes, json_safe, merge, split, temporary
+from .wiring import Wiring
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from .cache.base import SessionCache
+
+
+class ActionsLike(Protocol):
+    """What the service reads of an event's actions."""
+
+    state_delta: dict[str, Any]
+
+
+class EventLike(Protocol):
+    """What the service reads of an event."""
+
+    id: str
+    invocation_id: str
+    timestamp: float
+    partial: bool | None
+
+    @property
+    def actions(self) -> ActionsLike: ...
+
+
+class SessionLike(Protocol):
+    """What the service reads and writes of a session."""
+
+    id: str
+    app_name: str
+    user_id: str
+    state: dict[str, Any]
+    events: list[Any]
+    last_update_time: float
+
+
+class WindowLike(Protocol):
+    """What the service reads of a `get_session` configuration."""
+
+    num_recent_events: int | None
+    after_timestamp: float | None
+
+
+SessionT = TypeVar("SessionT", bound=SessionLike)
+EventT = TypeVar("EventT", bound=EventLike)
+
+# No row has this tag: the next append of a session that carries it is stale.
+_OUTDATED: Final = Tag(1, -1, 0, -1)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+def _microseconds(seconds: float) -> int:
+    # As stock ADK rounds, so that equal timestamps stay equal.
+    try:
+        return (datetime.fromtimestamp(seconds, UTC) - _EPOCH) // _MICROSECOND
+    except (ValueError, OverflowError, OSError) as error:
+        raise InvalidValueError(f"{seconds!r} is not a time in seconds since 1970") from error
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
+
+
+def _document(value: Mapping[str, Any]) -> bytes:
+    try:
+        return dumps(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidValueError(f"The value cannot be written as JSON: {error}") from error
+
+
+def _object(document: bytes) -> dict[str, Any]:
+    value = loads(document)
+    return value if isinstance(value, dict) else {}
+
+
+def _delta(scope: Mapping[str, Any]) -> bytes | None:
+    return _document(scope) if scope else None
+
+
+class _KeyLocks:
+    """One lock a session for as long as somebody holds it or waits for it."""
+
+    def __init__(self) -> None:
+        self._locks: dict[tuple[int, SessionKey], tuple[asyncio.Lock, int]] = {}
+
+    @asynccontextmanager
+    async def hold(self, key: SessionKey) -> AsyncIterator[None]:
+        # Loops run in threads of their own; a lock of asyncio belongs to one of them.
+        name = (id(asyncio.get_running_loop()), key)
+        lock, users = self._locks.get(name, (None, 0))
+        lock = lock or asyncio.Lock()
+        self._locks[name] = (lock, users + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._locks.pop(name)
+            if users > 1:
+                self._locks[name] = (lock, users - 1)
+
+
+class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
+    """Sessions in SQL with a cache in front, for the session and event types of a binding.
+
+    Args:
+        db_url: Address of the database; default: `TIERED_SESSIONS_DB_URL`, else `DATABASE_URL`, else the
+            SQLite file `tiered_sessions.db` in the working directory.
+        db_engine: An `AsyncEngine` of the caller instead; `close()` leaves it open.
+        cache: Address of a Redis or Valkey, a `redis.asyncio` client, a `SessionCache`, "memory", or None
+            for no cache; default: `TIERED_SESSIONS_REDIS_URL`, else `REDIS_URL`, else "memory".
+        config: The numbers that may be tuned.
+        metrics: Receives the counters.
+        create_tables: Whether missing tables are made on first use.
+        **engine_options: For `create_async_engine` (`pool_size`, `max_overflow`, `echo`, ...).
+
+    Raises:
+        ConfigurationError: Something among these cannot be used.
+    """
+
+    def __init__(
+        self,
+        db_url: str | None = None,
+        db_engine: AsyncEngine | None = None,
+        *,
+        cache: str | SessionCache | object | EllipsisType | None = ...,
+        config: TieredConfig | None = None,
+        metrics: Metrics | None = None,
+        create_tables: bool = True,
+        **engine_options: Any,
+    ) -> None:
+        self._wiring = Wiring(
+            db_url, db_engine, cache, config or TieredConfig(), metrics, create_tables, engine_options
+        )
+        self._locks = _KeyLocks()
+
+    # --- what a binding says ---------------------------------------------------------------------
+
+    @abstractmethod
+    def _session(
+        self, key: SessionKey, state: dict[str, Any], events: list[EventT], updated: float, tag: Tag
+    ) -> SessionT:
+        """Makes the caller's session object."""
+
+    @abstractmethod
+    def _tag(self, session: SessionT) -> Tag | None:
+        """Returns the tag the object carries, None if it was made by hand."""
+
+    @abstractmethod
+    def _set_tag(self, session: SessionT, tag: Tag) -> None:
+        """Makes the object carry `tag`."""
+
+    @abstractmethod
+    def _encode(self, event: EventT) -> dict[str, Any]:
+        """Returns the JSON object that is stored of an event, its `actions.state_delta` included."""
+
+    @abstractmethod
+    def _decode(self, stored: dict[str, Any]) -> EventT:
+        """Makes the caller's event object."""
+
+    def _translated(self, error: TieredSessionsError) -> Exception:
+        """Returns what the binding's callers catch instead of `error`."""
+        return error
+
+    # --- sessions --------------------------------------------------------------------------------
+
+    async def create_session(
+        self,
+        app_name: str,
+        user_id: str,
+        state: Mapping[str, Any] | None = None,
+        session_id: str | None = None,
+    ) -> SessionT:
+        """Creates a session; `app:` and `user:` keys of `state` go to the shared scopes, `temp:` nowhere.
+
+        Args:
+            app_name: Kept verbatim, as are the other ids.
+            user_id: Whose session it is.
+            state: What it begins with.
+            session_id: None: a new uuid4.
+
+        Raises:
+            SessionExistsError: The user has a session of this id.
+            InvalidValueError: An id or the state cannot be stored; nothing was written.
+            CommitOutcomeUnknownError: The connection broke in the commit.
+        """
+        key = SessionKey(app_name, user_id, str(uuid4()) if session_id is None else session_id)
+        with _Translating(self):
+            scopes = split(json_safe(state or {}))
+            create = Create(
+                key, _now(), _document(scopes.session), _delta(scopes.user), _delta(scopes.app)
+            )
+            return self._assembled(await self._wiring.tier().create(create))
+
+    async def get_session(
+        self, app_name: str, user_id: str, session_id: str, config: WindowLike | None = None
+    ) -> SessionT | None:
+        """Reads a session: its whole state, and the events `config` asks for (default: all).
+
+        Returns:
+            An object of the caller's own, or None if there is no such session.
+
+        Raises:
+            StoreUnavailableError: Neither tier may answer.
+        """
+        query = Query()
+        if config is not None:
+            after = config.after_timestamp
+            query = Query(config.num_recent_events, _microseconds(after) if after else None)
+        with _Translating(self):
+            snapshot = await self._wiring.tier().get(SessionKey(app_name, user_id, session_id), query)
+            return None if snapshot is None else self._assembled(snapshot)
+
+    async def _sessions(self, app_name: str, user_id: str | None) -> list[SessionT]:
+        with _Translating(self):
+            snapshots = await self._wiring.tier().sessions(app_name, user_id)
+            return [self._assembled(snapshot) for snapshot in snapshots]
+
+    async def count_sessions(self, app_name: str, user_id: str | None = None) -> int:
+        """Counts the sessions of one user, or of all users of the app."""
+        with _Translating(self):
+            return await self._wiring.tier().count(app_name, user_id)
+
+    async def delete_session(self, app_name: str, user_id: str, session_id: str) -> None:
+        """Deletes a session and its events, not the shared state. An unknown id is no error."""
+        with _Translating(self):
+            await self._wiring.tier().delete(SessionKey(app_name, user_id, session_id))
+
+    async def get_user_state(self, app_name: str, user_id: str) -> dict[str, Any]:
+        """Reads what all sessions of a user share, keys without `user:`; empty if there is nothing."""
+        with _Translating(self):
+            return _object(await self._wiring.tier().user_state(app_name, user_id))
+
+    # --- writing to a session --------------------------------------------------------------------
+
+    async def append_event(self, session: SessionT, event: EventT) -> EventT:
+        """Stores an event and its state changes, durably, and brings `session` up to date.
+
+        A `partial` event is returned untouched. `temp:` keys of its delta go to `session.state` and out of
+        the delta, even if storing fails. An event that is stored already, with the same id and content, is
+        not stored twice.
+
+        Raises:
+            StaleSessionError: The stored session was changed since `session` was loaded; nothing was written.
+            SessionNotFoundError: There is no such session.
+            EventIdConflictError: An event of this id with other content is stored.
+            InvalidValueError: The event cannot be stored; nothing was written.
+            CommitOutcomeUnknownError: It may be stored: append the same event again.
+        """
+        await self.append_events(session, (event,))
+        return event
+
+    async def append_events(self, session: SessionT, events: Sequence[EventT]) -> list[EventT]:
+        """Stores several events together or not at all; otherwise as `append_event`."""
+        whole = [event for event in events if not event.partial]
+        for event in whole:
+            if not event.id:
+                event.id = str(uuid4())
+            self._keep_temporary(session, event)
+        if whole:
+            with _Translating(self):
+                await self._append(session, whole)
+        return list(events)
+
+    def _keep_temporary(self, session: SessionT, event: EventT) -> None:
+        delta = event.actions.state_delta
+        kept = temporary(delta)
+        if kept:
+            session.state.update(kept)
+            event.actions.state_delta = {k: v for k, v in delta.items() if not k.startswith(TEMP)}
+
+    async def _append(self, session: SessionT, events: list[EventT]) -> None:
+        delta: dict[str, Any] = {}
+        records = []
+        for event in events:
+            stored = self._encode(event)
+            delta |= (stored.get("actions") or {}).get("state_delta") or {}
+            records.append(
+                NewEvent(event.id, event.invocation_id, _microseconds(event.timestamp), _document(stored))
+            )
+        key = SessionKey(session.app_name, session.user_id, session.id)
+        async with self._locks.hold(key):
+            updated = await self._write(session, key, split(delta), records[-1].timestamp, tuple(records))
+            known = {event.id for event in session.events}
+            for event in events:
+                # Repeating an append that is in the object already must not show it twice.
+                if event.id not in known:
+                    session.state.update(event.actions.state_delta)
+                    session.events.append(event)
+            if updated == records[-1].timestamp:
+                session.last_update_time = events[-1].timestamp
+
+    async def merge_state(self, session: SessionT, delta: Mapping[str, Any]) -> None:
+        """Changes keys of the state, all scopes, without an event. Errors as `append_event`."""
+        with _Translating(self):
+            safe = json_safe(delta)
+            key = SessionKey(session.app_name, session.user_id, session.id)
+            async with self._locks.hold(key):
+                await self._write(session, key, split(safe), _now())
+                session.state.update(safe)
+
+    async def replace_state(self, session: SessionT, state: Mapping[str, Any]) -> None:
+        """Makes `state` the session's whole own state; shared scopes are merged into. Without an event."""
+        with _Translating(self):
+            safe = json_safe(state)
+            scopes = split(safe)
+            key = SessionKey(session.app_name, session.user_id, session.id)
+            async with self._locks.hold(key):
+                await self._write(session, key, scopes, _now(), replace=True)
+                shared = split(session.state)
+                session.state = merge(
+                    scopes.session, shared.user | scopes.user, shared.app | scopes.app
+                ) | temporary(safe)
+
+    async def _write(
+        self,
+        session: SessionT,
+        key: SessionKey,
+        delta: Scopes,
+        update_time: int,
+        events: tuple[NewEvent, ...] = (),
+        *,
+        replace: bool = False,
+    ) -> int:
+        """Stores, makes the object's tag and time those of the row, and returns the latter."""
+        tag = self._tag(session)
+        append = Append(
+            key,
+            await self._guessed(session, key) if tag is None else tag,
+            update_time,
+            events,
+            _document(delta.session) if delta.session or replace else None,
+            _delta(delta.user),
+            _delta(delta.app),
+            replace,
+        )
+        written: Committed | Already = await self._wiring.tier().append(append)
+        # Who holds the row's tag, or the last event, has missed nothing; who repeats an older event has.
+        current = isinstance(written, Committed) or written.latest or written.tag == append.expected
+        self._set_tag(session, written.tag if current else _OUTDATED)
+        session.last_update_time = written.tag.update_time / 1_000_000
+        return written.tag.update_time
+
+    async def _guessed(self, session: SessionT, key: SessionKey) -> Tag:
+        """Returns the tag to expect for an object made by hand, by stock ADK's rule.
+
+        An answer from the cache may be old: then its tag is, and the append is stale.
+        """
+        found = await self._wiring.tier().get(key, Query(limit=1))
+        if found is None:
+            raise SessionNotFoundError(f"Session {key.session_id} not found.")
+        newest = [event.id for event in found.session.events]
+        held = [event.id for event in session.events[-1:]]
+        later = found.session.tag.update_time > _microseconds(session.last_update_time)
+        return _OUTDATED if later and newest != held else found.session.tag
+
+    # --- life cycle ------------------------------------------------------------------------------
+
+    @property
+    def db_engine(self) -> AsyncEngine:
+        """The SQLAlchemy engine of the running event loop (before there is one: of the first)."""
+        return self._wiring.engine
+
+    async def prepare_tables(self) -> None:
+        """Makes the tables, or adopts stock ADK's, now instead of on first use. Safe to repeat."""
+        with _Translating(self):
+            await self._wiring.tier().prepare()
+
+    async def flush(self) -> None:
+        """Waits until the cache has been told of every write that returned."""
+        await self._wiring.flush()
+
+    async def close(self) -> None:
+        """Flushes within `close_timeout`, ends background tasks and closes what the service opened."""
+        await self._wiring.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    # --- from records to the caller's objects ----------------------------------------------------
+
+    def _assembled(self, snapshot: Snapshot) -> SessionT:
+        content = snapshot.session
+        state = merge(_object(content.state), _shared(snapshot.user), _shared(snapshot.app))
+        events = [self._decode(_stored(record)) for record in content.events]
+        return self._session(snapshot.key, state, events, content.tag.update_time / 1_000_000, content.tag)
+
+
+def _shared(content: Content | None) -> dict[str, Any]:
+    return {} if content is None else _object(content.state)
+
+
+def _stored(record: EventRecord) -> dict[str, Any]:
+    # The exact time is in the document; the column has microseconds, and foreign rows may lack the rest.
+    return {"timestamp": record.timestamp / 1_000_000, **_object(record.payload), "id": record.id}
+
+
+class _Translating:
+    """Raises the binding's errors instead of this package's."""
+
+    def __init__(self, service: BaseTieredSessionService[Any, Any]) -> None:
+        self._service = service
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, TieredSessionsError):
+            translated = self._service._translated(error)
+            if translated is not error:
+                raise translated from error
+
+
+class TieredSessionService(BaseTieredSessionService[Session, Event]):
+    """Sessions over this package's own models. Arguments as `BaseTieredSessionService`."""
+
+    async def list_sessions(self, app_name: str, user_id: str | None = None) -> ListSessionsResponse:
+        """Lists the sessions of one user, or of all, without events; the one changed last at the end."""
+        return ListSessionsResponse(sessions=await self._sessions(app_name, user_id))
+
+    def _session(
+        self, key: SessionKey, state: dict[str, Any], events: list[Event], updated: float, tag: Tag
+    ) -> Session:
+        session = Session(
+            id=key.session_id,
+            app_name=key.app_name,
+            user_id=key.user_id,
+            state=state,
+            events=events,
+            last_update_time=updated,
+        )
+        session._tag = tag
+        return session
+
+    def _tag(self, session: Session) -> Tag | None:
+        return session._tag
+
+    def _set_tag(self, session: Session, tag: Tag) -> None:
+        session._tag = tag
+
+    def _encode(self, event: Event) -> dict[str, Any]:
+        try:
+            return event.model_dump(mode="json", exclude_none=True)
+        except ValueError as error:
+            raise InvalidValueError(f"Event {event.id} cannot be written as JSON") from error
+
+    def _decode(self, stored: dict[str, Any]) -> Event:
+        return Event.model_validate(stored)

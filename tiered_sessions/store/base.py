@@ -1,0 +1,104 @@
+"""The contract of a store: the record of every session, in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from ..records import (
+    Append,
+    AppendOutcome,
+    Create,
+    CreateOutcome,
+    DeleteOutcome,
+    Older,
+    OutboxRow,
+    Query,
+    ScopeKey,
+    SessionKey,
+    Snapshot,
+    Tags,
+)
+
+
+class StoreWriter(Protocol):
+    """A checked-out connection, for one unit of work.
+
+    Each method is one transaction and answers with an outcome; it raises nothing but programming
+    errors. `outbox` names the scopes whose invalidation is recorded in the same transaction.
+    """
+
+    async def append(self, append: Append, outbox: Sequence[ScopeKey] = ()) -> AppendOutcome:
+        """Stores `append` if the session's tag is `append.expected` (consistency.md 5.2)."""
+        ...
+
+    async def create(self, create: Create, outbox: Sequence[ScopeKey] = ()) -> CreateOutcome:
+        """Inserts a session, and the rows of its shared scopes where they are missing."""
+        ...
+
+    async def delete(self, key: SessionKey, outbox: Sequence[ScopeKey] = ()) -> DeleteOutcome:
+        """Deletes a session and its events; false if there was none."""
+        ...
+
+    async def release(self) -> None:
+        """Gives the connection back. Safe to repeat."""
+        ...
+
+
+class SessionStore(Protocol):
+    """One database. Reads raise `StoreUnavailableError` (or another `StoreError`)."""
+
+    exclusive: bool
+    """Whether no other process can reach the data (`:memory:`)."""
+
+    async def prepare(self) -> None:
+        """Makes or adopts the tables. Safe to repeat and to run in many processes at once."""
+        ...
+
+    async def namespace(self) -> str:
+        """Reads the cache namespace of this database."""
+        ...
+
+    async def load(self, key: SessionKey, query: Query) -> Snapshot | None:
+        """Reads session and shared scopes at one moment (R32), with the events `query` asks for.
+
+        `complete` and `before` of the session's content describe what lies before its events. With
+        a `query.after` the events are not a tail of the log for certain, and `complete` is false.
+        """
+        ...
+
+    async def older(self, key: SessionKey, before_seq: int, query: Query) -> Older | None:
+        """Reads the events older than `before_seq` that `query` asks for, and the tag with them."""
+        ...
+
+    async def tags(self, key: SessionKey) -> Tags:
+        """Reads the tags of the three scopes by one statement."""
+        ...
+
+    async def sessions(self, app_name: str, user_id: str | None) -> Sequence[Snapshot]:
+        """Reads all sessions of an app, or of one user, without events; conformance 39 order."""
+        ...
+
+    async def count(self, app_name: str, user_id: str | None) -> int:
+        """Counts the sessions of an app, or of one user."""
+        ...
+
+    async def user_state(self, app_name: str, user_id: str) -> bytes:
+        """Reads one user's state, `{}` if there is none."""
+        ...
+
+    async def writer(self) -> StoreWriter:
+        """Checks out a connection. Raises `PoolTimeoutError` or `StoreUnavailableError`."""
+        ...
+
+    async def outbox(self, limit: int) -> Sequence[OutboxRow]:
+        """Reads recorded invalidations, without locks."""
+        ...
+
+    async def outbox_done(self, rows: Sequence[OutboxRow]) -> None:
+        """Deletes recorded invalidations whose stamp is still the one seen."""
+        ...
+
+    async def close(self) -> None:
+        """Closes the connections this object opened."""
+        ...

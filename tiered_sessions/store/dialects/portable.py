@@ -1,0 +1,183 @@
+"""The portable way: a unit is a short transaction of Core statements. Also the base of all others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from ...config import TieredConfig
+from ...errors import StoreUnavailableError
+from ...records import (
+    Append,
+    AppendOutcome,
+    Create,
+    CreateOutcome,
+    DeleteOutcome,
+    Failed,
+    Older,
+    Query,
+    ScopeKey,
+    SessionKey,
+    Snapshot,
+    Tags,
+    Unknown,
+)
+from .. import units
+from ..failures import (
+    DRIVER_ERRORS,
+    is_disconnect,
+    is_duplicate,
+    is_retryable,
+    mapped,
+    unknown,
+)
+from ..units import Contended, Duplicate, Flavour, Reply, Rollback, Step, Unit
+
+T = TypeVar("T")
+Make = Callable[[], Unit[T]]
+
+TRIES = 3
+
+
+class InCommit(Exception):
+    """The COMMIT failed: what it did is not known."""
+
+
+class PortableDialect:
+    """Performs units of work on any database that SQLAlchemy drives asynchronously."""
+
+    flavour = Flavour()
+
+    def __init__(self, engine: AsyncEngine, config: TieredConfig) -> None:
+        self.engine = engine
+        self.config = config
+        if engine.dialect.name == "postgresql":
+            self.flavour = Flavour(rewrites=True)
+
+    # --- performing -----------------------------------------------------------------------
+
+    async def read(self, connection: AsyncConnection, make: Make[T]) -> T:
+        """Performs a unit that writes nothing."""
+        return await self.perform(connection, make)
+
+    async def perform(self, connection: AsyncConnection, make: Make[T]) -> T:
+        """Performs a unit in a transaction of its own, again if another one came between."""
+        for _ in range(TRIES):
+            try:
+                return await self.transaction(connection, make())
+            except Rollback as ended:
+                outcome: T = ended.outcome
+                return outcome
+            except Contended:
+                continue
+            except DRIVER_ERRORS as error:
+                if not is_retryable(error):
+                    raise
+        raise StoreUnavailableError("Other transactions kept coming between; nothing was written")
+
+    async def transaction(self, connection: AsyncConnection, unit: Unit[T]) -> T:
+        """Performs a unit and commits. Raises `InCommit` if the commit itself failed."""
+        transaction = await connection.begin()
+        try:
+            result = await drive(connection, unit)
+        except BaseException:
+            await transaction.rollback()
+            raise
+        try:
+            await transaction.commit()
+        except DRIVER_ERRORS as error:
+            if is_retryable(error):
+                raise
+            raise InCommit from error
+        return result
+
+    # --- the operations -------------------------------------------------------------------
+
+    async def load(self, connection: AsyncConnection, key: SessionKey, query: Query) -> Snapshot | None:
+        """Reads a session at one moment."""
+        return await self.read(connection, lambda: units.load(key, query, self.flavour))
+
+    async def older(
+        self, connection: AsyncConnection, key: SessionKey, before_seq: int, query: Query
+    ) -> Older | None:
+        """Reads the events before a window, with the tag."""
+        return await self.read(connection, lambda: units.older(key, before_seq, query, self.flavour))
+
+    async def tags(self, connection: AsyncConnection, key: SessionKey) -> Tags:
+        """Reads the tags of the three scopes."""
+        return await self.read(connection, lambda: units.tags(key))
+
+    def check(self, write: Append | Create) -> None:
+        """Refuses values this database cannot store. Raises `InvalidValueError`."""
+
+    async def append(
+        self, connection: AsyncConnection, write: Append, outbox: Sequence[ScopeKey]
+    ) -> AppendOutcome:
+        """Stores an append, and settles one that a unique index refused."""
+        for _ in range(TRIES):
+            try:
+                return await self.perform(connection, lambda: units.append(write, outbox, self.flavour))
+            except Duplicate:
+                settled = await self.settle(connection, write)
+            if settled is not None:
+                return settled
+        return Failed(StoreUnavailableError("Other appends kept coming between; nothing was written"))
+
+    async def settle(self, connection: AsyncConnection, write: Append) -> AppendOutcome | None:
+        """Says what became of an append that wrote nothing; None: try again."""
+        return await self.perform(connection, lambda: units.settle(write))
+
+    async def create(
+        self, connection: AsyncConnection, write: Create, outbox: Sequence[ScopeKey]
+    ) -> CreateOutcome:
+        """Inserts a session."""
+        return await self.perform(connection, lambda: units.create(write, outbox, self.flavour))
+
+    async def delete(
+        self, connection: AsyncConnection, key: SessionKey, outbox: Sequence[ScopeKey]
+    ) -> DeleteOutcome:
+        """Deletes a session."""
+        return await self.perform(connection, lambda: units.delete(key, outbox))
+
+    async def alive(self, connection: AsyncConnection) -> bool:
+        """Says whether a checked-out connection looks usable, without asking the server."""
+        return True
+
+    def failed(self, error: Exception) -> Failed | Unknown:
+        """Says what an error of a write means. Before COMMIT a lost connection wrote nothing."""
+        if isinstance(error, InCommit):
+            cause = error.__cause__ or error
+            # A server that answers has refused the commit; one that is gone may have done it.
+            return Unknown(unknown(cause)) if is_disconnect(cause) else Failed(mapped(cause))
+        return Failed(mapped(error))
+
+
+async def drive(connection: AsyncConnection, unit: Unit[T]) -> T:
+    """Executes the statements of a unit one by one."""
+    try:
+        step = next(unit)
+        while True:
+            try:
+                reply = await _execute(connection, step)
+            except DRIVER_ERRORS as error:
+                if not is_duplicate(error):
+                    raise
+                step = unit.throw(Duplicate(str(type(error))))
+            else:
+                step = unit.send(reply)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+
+
+async def _execute(connection: AsyncConnection, step: Step) -> Reply:
+    result = await connection.execute(step.statement, step.params)
+    return Reply(result.all() if result.returns_rows else (), result.rowcount)
+
+
+def bounded(config: TieredConfig) -> asyncio.Timeout:
+    """Limits one statement on the client's side: a server that is gone never answers."""
+    return asyncio.timeout(config.statement_timeout + 0.5)

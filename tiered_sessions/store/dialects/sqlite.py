@@ -1,0 +1,148 @@
+"""SQLite through aiosqlite: a whole unit of work is one hop to the connection's thread."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+from sqlalchemy.dialects.sqlite.base import SQLiteDialect
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.sql.base import Executable
+from sqlalchemy.sql.compiler import SQLCompiler
+
+from ...config import TieredConfig
+from ...errors import StoreUnavailableError
+from ...records import Failed, SessionKey, Tags, Unknown
+from .. import units
+from ..failures import is_duplicate, mapped
+from ..units import Duplicate, Flavour, Reply, Step, Unit
+from .portable import Make, PortableDialect
+
+T = TypeVar("T")
+
+
+class SqliteDialect(PortableDialect):
+    """Performs units on SQLite. Writes of one process wait for each other here, not in the file."""
+
+    flavour = Flavour(snapshot=True)
+
+    def __init__(self, engine: AsyncEngine, config: TieredConfig, *, owned: bool) -> None:
+        super().__init__(engine, config)
+        self._owned = owned
+        self._turn = asyncio.Lock()
+        self._busy = round(config.lock_timeout * 1000)
+
+    async def read(self, connection: AsyncConnection, make: Make[T]) -> T:
+        unit = make()
+        return await _hop(connection, lambda raw: _transaction(raw, "BEGIN", unit))
+
+    async def tags(self, connection: AsyncConnection, key: SessionKey) -> Tags:
+        unit = units.tags(key)
+        return await _hop(connection, lambda raw: _drive(raw, unit))
+
+    async def transaction(self, connection: AsyncConnection, unit: Unit[T]) -> T:
+        try:
+            async with asyncio.timeout(self.config.lock_timeout):
+                await self._turn.acquire()
+        except TimeoutError as error:
+            message = "Other writes of this process hold the database; nothing was written"
+            raise StoreUnavailableError(message) from error
+        try:
+            return await _hop(connection, lambda raw: self._write(raw, unit))
+        finally:
+            self._turn.release()
+
+    def _write(self, raw: sqlite3.Connection, unit: Unit[T]) -> T:
+        if self._owned:
+            return _transaction(raw, "BEGIN IMMEDIATE", unit)
+        (theirs,) = raw.execute("PRAGMA busy_timeout").fetchone()
+        raw.execute(f"PRAGMA busy_timeout = {self._busy}")
+        try:
+            return _transaction(raw, "BEGIN IMMEDIATE", unit)
+        finally:
+            raw.execute(f"PRAGMA busy_timeout = {theirs}")
+
+    def failed(self, error: Exception) -> Failed | Unknown:
+        # A COMMIT that SQLite refuses was rolled back in the same hop.
+        return Failed(mapped(error))
+
+
+async def _hop(connection: AsyncConnection, work: Callable[[sqlite3.Connection], T]) -> T:
+    """Runs `work` on the thread of an aiosqlite connection.
+
+    aiosqlite's public methods are one hop each; only its private `_execute` takes a function
+    (tests/conformance/test_store_sqlite.py notices when that changes).
+    """
+    driver: Any = (await connection.get_raw_connection()).driver_connection
+    result: T = await driver._execute(lambda: work(driver._conn))
+    return result
+
+
+def _transaction(raw: sqlite3.Connection, begin: str, unit: Unit[T]) -> T:
+    raw.execute(begin)
+    try:
+        result = _drive(raw, unit)
+        raw.execute("COMMIT")
+    except BaseException:
+        if raw.in_transaction:
+            raw.execute("ROLLBACK")
+        raise
+    return result
+
+
+def _drive(raw: sqlite3.Connection, unit: Unit[T]) -> T:
+    cursor = raw.cursor()
+    cursor.row_factory = None
+    try:
+        step = next(unit)
+        while True:
+            try:
+                reply = _execute(cursor, step)
+            except sqlite3.IntegrityError as error:
+                if not is_duplicate(error):
+                    raise
+                step = unit.throw(Duplicate(str(error)))
+            else:
+                step = unit.send(reply)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    finally:
+        cursor.close()
+
+
+def _execute(cursor: sqlite3.Cursor, step: Step) -> Reply:
+    sql, constants = _compiled(step.statement)
+    if isinstance(step.params, list):
+        cursor.executemany(sql, [{**constants, **_bound(params)} for params in step.params])
+    else:
+        cursor.execute(sql, {**constants, **_bound(step.params)})
+    return Reply(cursor.fetchall() if cursor.description else (), cursor.rowcount)
+
+
+def _bound(params: Any) -> dict[str, Any]:
+    return {
+        name: value.isoformat(" ", "microseconds") if isinstance(value, datetime) else value
+        for name, value in params.items()
+    }
+
+
+_DIALECT = SQLiteDialect(paramstyle="named")
+_COMPILED: dict[Executable, tuple[str, dict[str, Any]]] = {}
+
+
+def _compiled(statement: Executable) -> tuple[str, dict[str, Any]]:
+    """Compiles a statement once: they are module constants or cached (statements.py)."""
+    known = _COMPILED.get(statement)
+    if known is None:
+        compiled = statement.compile(dialect=_DIALECT)  # type: ignore[attr-defined]
+        assert isinstance(compiled, SQLCompiler)
+        constants = {name: value for name, value in compiled.params.items() if value is not None}
+        known = _COMPILED[statement] = (str(compiled), constants)
+    return known
+
+
+__all__: Sequence[str] = ("SqliteDialect",)

@@ -1,0 +1,231 @@
+"""The store: one SQL database behind the contract of `base.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from ..config import TieredConfig
+from ..errors import InvalidValueError, SchemaMismatchError
+from ..records import (
+    Append,
+    AppendOutcome,
+    Conflict,
+    Create,
+    CreateOutcome,
+    DeleteOutcome,
+    Failed,
+    Older,
+    OutboxRow,
+    Query,
+    ScopeKey,
+    SessionKey,
+    Snapshot,
+    Tags,
+)
+from . import units
+from .dialects.portable import InCommit, Make, PortableDialect
+from .dialects.postgresql import PostgresqlDialect
+from .dialects.sqlite import SqliteDialect
+from .failures import DRIVER_ERRORS, is_disconnect, mapped
+from .migrations.runner import prepare_schema
+from .values import check_append, check_create, distinct, readable
+
+T = TypeVar("T")
+
+
+class SqlSessionStore:
+    """Sessions in one SQL database, through SQLAlchemy's asyncio engines.
+
+    Args:
+        engine: Its pool bounds the connections in total.
+        owns_engine: Whether `close()` disposes it.
+        config: Time-outs.
+        create_tables: Whether `prepare()` may make or extend tables.
+    """
+
+    def __init__(
+        self, engine: AsyncEngine, *, owns_engine: bool, config: TieredConfig, create_tables: bool = True
+    ) -> None:
+        self._engine = engine
+        self._owned = owns_engine
+        self._create_tables = create_tables
+        self._dialect = _dialect(engine, config, owns_engine)
+        # Whoever else holds an injected engine reaches the data too.
+        self.exclusive = owns_engine and engine.dialect.name == "sqlite" and _in_memory(engine)
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """The engine in its usual mode: `begin()` and `commit()` work on it."""
+        if self._owned and self._engine.dialect.name in ("mysql", "mariadb"):
+            return self._engine.execution_options(isolation_level="REPEATABLE READ")
+        return self._engine
+
+    async def prepare(self) -> None:
+        """Makes or adopts the tables."""
+        try:
+            await prepare_schema(self.engine, create_tables=self._create_tables)
+        except DRIVER_ERRORS as error:
+            raise mapped(error) from error
+
+    async def close(self) -> None:
+        """Disposes the engine if this object owns it."""
+        if self._owned:
+            await self._engine.dispose()
+
+    # --- reads ----------------------------------------------------------------------------
+
+    async def namespace(self) -> str:
+        """Reads the cache namespace of this database."""
+        found = await self._perform(units.namespace)
+        if found is None:
+            raise SchemaMismatchError("The database has no cache namespace; run: tiered-sessions migrate")
+        return found
+
+    async def load(self, key: SessionKey, query: Query) -> Snapshot | None:
+        """Reads session and shared scopes at one moment."""
+        if not readable(*key):
+            return None
+        return await self._read(lambda connection: self._dialect.load(connection, key, query))
+
+    async def older(self, key: SessionKey, before_seq: int, query: Query) -> Older | None:
+        """Reads the events older than `before_seq`, and the tag with them."""
+        if not readable(*key):
+            return None
+        return await self._read(lambda connection: self._dialect.older(connection, key, before_seq, query))
+
+    async def tags(self, key: SessionKey) -> Tags:
+        """Reads the tags of the three scopes by one statement."""
+        if not readable(*key):
+            return Tags(None, None, None)
+        return await self._read(lambda connection: self._dialect.tags(connection, key))
+
+    async def sessions(self, app_name: str, user_id: str | None) -> Sequence[Snapshot]:
+        """Reads sessions without events, the least recently updated first."""
+        if not readable(app_name, user_id or ""):
+            return ()
+        return await self._perform(lambda: units.sessions(app_name, user_id))
+
+    async def count(self, app_name: str, user_id: str | None) -> int:
+        """Counts the sessions of an app, or of one user."""
+        if not readable(app_name, user_id or ""):
+            return 0
+        return await self._perform(lambda: units.count(app_name, user_id))
+
+    async def user_state(self, app_name: str, user_id: str) -> bytes:
+        """Reads one user's state."""
+        if not readable(app_name, user_id):
+            return b"{}"
+        return await self._perform(lambda: units.user_state(app_name, user_id))
+
+    async def outbox(self, limit: int) -> Sequence[OutboxRow]:
+        """Reads recorded invalidations, without locks."""
+        return await self._perform(lambda: units.outbox_rows(limit))
+
+    async def outbox_done(self, rows: Sequence[OutboxRow]) -> None:
+        """Deletes recorded invalidations whose stamp is still the one seen."""
+        # Deleting twice is harmless, so this may be repeated like a read.
+        await self._read(
+            lambda connection: self._dialect.perform(connection, lambda: units.outbox_done(rows))
+        )
+
+    async def _perform(self, make: Make[T]) -> T:
+        return await self._read(lambda connection: self._dialect.read(connection, make))
+
+    async def _read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """Runs a read; once more if a pooled connection turns out to be dead."""
+        for last in (False, True):
+            try:
+                async with self._dialect.engine.connect() as connection:
+                    return await work(connection)
+            except InCommit as error:
+                raise mapped(error.__cause__ or error) from error
+            except DRIVER_ERRORS as error:
+                if last or not is_disconnect(error):
+                    raise mapped(error) from error
+        raise AssertionError("unreachable")
+
+    # --- writes ---------------------------------------------------------------------------
+
+    async def writer(self) -> SqlWriter:
+        """Checks out a connection."""
+        try:
+            while True:
+                connection = await self._dialect.engine.connect()
+                # Nothing is sent yet, so a connection that died in the pool can be exchanged.
+                if await self._dialect.alive(connection):
+                    return SqlWriter(connection, self._dialect)
+                await connection.invalidate()
+                await connection.close()
+        except DRIVER_ERRORS as error:
+            raise mapped(error) from error
+
+
+class SqlWriter:
+    """A checked-out connection, for one unit of work."""
+
+    def __init__(self, connection: AsyncConnection, dialect: PortableDialect) -> None:
+        self._connection = connection
+        self._dialect = dialect
+
+    async def append(self, append: Append, outbox: Sequence[ScopeKey] = ()) -> AppendOutcome:
+        """Stores `append` if the session's tag is `append.expected`."""
+        try:
+            check_append(append)
+            self._dialect.check(append)
+        except InvalidValueError as error:
+            return Failed(error)
+        events = distinct(append.events)
+        if isinstance(events, str):
+            return Conflict(events)
+        if len(events) != len(append.events):
+            append = replace(append, events=events)
+        try:
+            return await self._dialect.append(self._connection, append, outbox)
+        except (*DRIVER_ERRORS, InCommit) as error:
+            return self._dialect.failed(error)
+
+    async def create(self, create: Create, outbox: Sequence[ScopeKey] = ()) -> CreateOutcome:
+        """Inserts a session, and the rows of its shared scopes where they are missing."""
+        try:
+            check_create(create)
+            self._dialect.check(create)
+        except InvalidValueError as error:
+            return Failed(error)
+        try:
+            return await self._dialect.create(self._connection, create, outbox)
+        except (*DRIVER_ERRORS, InCommit) as error:
+            return self._dialect.failed(error)
+
+    async def delete(self, key: SessionKey, outbox: Sequence[ScopeKey] = ()) -> DeleteOutcome:
+        """Deletes a session and its events."""
+        if not readable(*key):
+            return False
+        try:
+            return await self._dialect.delete(self._connection, key, outbox)
+        except (*DRIVER_ERRORS, InCommit) as error:
+            return self._dialect.failed(error)
+
+    async def release(self) -> None:
+        """Gives the connection back. Safe to repeat."""
+        try:
+            await self._connection.close()
+        except DRIVER_ERRORS:
+            await self._connection.invalidate()
+
+
+def _in_memory(engine: AsyncEngine) -> bool:
+    name = engine.url.database
+    return not name or ":memory:" in name or engine.url.query.get("mode") == "memory"
+
+
+def _dialect(engine: AsyncEngine, config: TieredConfig, owned: bool) -> PortableDialect:
+    match engine.dialect.name:
+        case "postgresql":
+            return PostgresqlDialect(engine, config)
+        case "sqlite" if engine.dialect.driver == "aiosqlite":
+            return SqliteDialect(engine, config, owned=owned)
+    return PortableDialect(engine, config)

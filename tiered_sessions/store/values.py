@@ -1,0 +1,176 @@
+"""What a value must look like before it is sent to a database."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from .. import codec
+from ..errors import InvalidValueError
+from ..records import Append, Create, NewEvent, SessionKey, Tag
+from .schema import ID_LENGTH, INVOCATION_ID_LENGTH
+
+_EPOCH: Final = datetime(1970, 1, 1)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_SUSPECT: Final = (b"\\u0000", b"\\ud", b"\\uD", b"NaN", b"Infinity")
+
+
+def fresh() -> int:
+    """Makes a random positive 64-bit number: an incarnation, a nonce or a stamp."""
+    return secrets.randbelow(2**63 - 1) + 1
+
+
+def to_time(micros: int) -> datetime:
+    """Turns microseconds since 1970 into the naive UTC time that the columns hold."""
+    try:
+        return _EPOCH + timedelta(microseconds=micros)
+    except OverflowError as error:
+        raise InvalidValueError("The time is outside the years 1 to 9999; nothing was written") from error
+
+
+def to_micros(time: datetime | str) -> int:
+    """Turns a column's time into microseconds since 1970. SQLite hands out text."""
+    if isinstance(time, str):
+        time = datetime.fromisoformat(time)
+    if time.tzinfo is not None:
+        time = time.astimezone(UTC).replace(tzinfo=None)
+    return (time - _EPOCH) // _MICROSECOND
+
+
+def to_tag(incarnation: int | None, revision: int | None, nonce: int | None, time: datetime | str) -> Tag:
+    """Makes the tag of a row; a row without our columns has no incarnation."""
+    if incarnation is None or revision is None or nonce is None:
+        return Tag(0, 0, 0, to_micros(time))
+    return Tag(incarnation, revision, nonce, to_micros(time))
+
+
+def readable(*ids: str) -> bool:
+    """Says whether any row can have these ids: a database may refuse even to look for others."""
+    try:
+        for text in ids:
+            _check_id("id", text, ID_LENGTH)
+    except InvalidValueError:
+        return False
+    return True
+
+
+def check_append(append: Append) -> None:
+    """Refuses what no database can store.
+
+    Raises:
+        InvalidValueError: Names the field and the limit.
+    """
+    _check_key(append.key)
+    to_time(append.update_time)
+    for event in append.events:
+        _check_id("event id", event.id, ID_LENGTH)
+        _check_id("invocation_id", event.invocation_id, INVOCATION_ID_LENGTH)
+        to_time(event.timestamp)
+
+
+def check_create(create: Create) -> None:
+    """Refuses what no database can store, as `check_append` does."""
+    _check_key(create.key)
+    to_time(create.update_time)
+
+
+def _check_key(key: SessionKey) -> None:
+    for field, text in zip(key._fields, key, strict=True):
+        _check_id(field, text, ID_LENGTH)
+
+
+def _check_id(field: str, text: str, limit: int) -> None:
+    if len(text) > limit:
+        raise InvalidValueError(f"{field} has {len(text)} characters; the column holds {limit}")
+    if "\0" in text:
+        raise InvalidValueError(f"{field} contains a NUL character, which PostgreSQL cannot store")
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise InvalidValueError(f"{field} contains a lone surrogate, which is not Unicode text")
+
+
+def documents(write: Append | Create) -> Iterable[tuple[str, bytes]]:
+    """Lists every JSON document of a write, with a name for messages."""
+    if isinstance(write, Create):
+        yield "state", write.state
+    else:
+        for event in write.events:
+            yield f"event {event.id!r}", event.payload
+        if write.session_delta is not None:
+            yield "session state", write.session_delta
+    if write.user_delta is not None:
+        yield "user state", write.user_delta
+    if write.app_delta is not None:
+        yield "app state", write.app_delta
+
+
+def check_jsonb(name: str, document: bytes) -> None:
+    """Refuses what PostgreSQL's JSONB refuses.
+
+    Raises:
+        InvalidValueError: The document holds a NUL, a lone surrogate, NaN or an infinity.
+    """
+    if not any(mark in document for mark in _SUSPECT):
+        return
+    try:
+        value = json.loads(document, parse_constant=_refuse_constant)
+        text = json.dumps(value, ensure_ascii=False)
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidValueError(f"The {name} holds a lone surrogate, which JSONB cannot store") from error
+    except _NotANumber as error:
+        raise InvalidValueError(f"The {name} holds {error}, which JSONB cannot store") from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidValueError(f"The {name} is not JSON that PostgreSQL can store") from error
+    # json.dumps writes a NUL as an escape; "\\u0000" behind an even number of backslashes is one.
+    if _holds_nul(value):
+        raise InvalidValueError(f"The {name} holds a NUL character, which JSONB cannot store")
+
+
+class _NotANumber(Exception):
+    pass
+
+
+def _refuse_constant(name: str) -> None:
+    raise _NotANumber(name)
+
+
+def _holds_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return any("\0" in key or _holds_nul(item) for key, item in value.items())
+    return isinstance(value, list) and any(map(_holds_nul, value))
+
+
+def ascii_json(document: bytes) -> str:
+    """Writes a document in ASCII, so that a column of any character set can hold it."""
+    if document.isascii():
+        return document.decode()
+    text = document.decode("utf-8")
+    escaped = "".join(c if c < "\x80" else json.dumps(c)[1:-1] for c in text)
+    return escaped
+
+
+def merged(state: str | bytes, delta: bytes) -> bytes:
+    """Merges a delta into a state key by key; a stored state that is no object counts as empty."""
+    document = state.encode() if isinstance(state, str) else state
+    value = codec.loads(document)
+    if not isinstance(value, dict):
+        value = {}
+    value.update(codec.loads(delta))
+    return codec.dumps(value)
+
+
+def distinct(events: tuple[NewEvent, ...]) -> tuple[NewEvent, ...] | str:
+    """Drops repetitions of an event; answers the id if two events of one id differ."""
+    if len(events) < 2:
+        return events
+    seen: dict[str, NewEvent] = {}
+    for event in events:
+        first = seen.setdefault(event.id, event)
+        if first is not event and not codec.same_json(first.payload, event.payload):
+            return event.id
+    return tuple(seen.values())

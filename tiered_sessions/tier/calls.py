@@ -1,0 +1,291 @@
+"""What is under way: the commands of one call, and those that nobody waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Coroutine, Iterable
+from enum import Enum
+from typing import Any
+
+from .. import metrics as counters
+from ..cache.base import (
+    ApplyReply,
+    FillReply,
+    Hit,
+    Masked,
+    Miss,
+    SessionCache,
+    Unavailable,
+)
+from ..metrics import Metrics
+from ..records import ScopeKey
+from ..store.base import StoreWriter
+from .breaker import Breaker
+from .flights import Flight
+from .steps import (
+    Answer,
+    Apply,
+    CacheCommand,
+    Drop,
+    Elect,
+    Ended,
+    Fill,
+    Intent,
+    Lease,
+    LookUp,
+    Release,
+    Reply,
+    ScopedCommand,
+    Touch,
+)
+
+logger = logging.getLogger("tiered_sessions")
+
+_LATER_TIMEOUT = 1.0
+_LATER_LIMIT = 10_000
+_ELECTED_FOR = 2_000
+
+_COUNTED: dict[Enum, str] = {
+    FillReply.STORED: counters.FILL_STORED,
+    FillReply.MASKED: counters.FILL_REFUSED,
+    FillReply.REFUSED: counters.FILL_REFUSED,
+    ApplyReply.APPLIED: counters.APPLY_APPLIED,
+    ApplyReply.OLD: counters.APPLY_APPLIED,
+    ApplyReply.ABSENT: counters.APPLY_ABSENT,
+    ApplyReply.GAP: counters.APPLY_GAP,
+}
+_FOUND: dict[type, str] = {
+    Hit: counters.CACHE_HIT,
+    Miss: counters.CACHE_MISS,
+    Masked: counters.CACHE_MASKED,
+    Unavailable: counters.CACHE_UNAVAILABLE,
+}
+
+
+class Call:
+    """One call: its commands by handle, its connection, and what is left of its cache budget.
+
+    A command that was started and is waited for at once, alone, is awaited in place; any other
+    becomes a task at the first wait. Nothing can come between, so both are "sent" at once.
+    """
+
+    def __init__(
+        self, budget: float, *, stoppable: bool = False, flight: Flight[Answer] | None = None
+    ) -> None:
+        self.budget = budget
+        self.flight = flight
+        self.writer: StoreWriter | None = None
+        self.committed = False
+        self._handles = 0
+        self._started: dict[int, Coroutine[Any, Any, Any]] = {}
+        self._tasks: dict[int, asyncio.Task[Any]] = {}
+        self._replies: dict[int, Any] = {}
+        self._sent: dict[int, float] = {}
+        self._stopped: asyncio.Future[None] | None = None
+        if stoppable:
+            self._stopped = asyncio.get_running_loop().create_future()
+
+    def start(self, command: Coroutine[Any, Any, Any], sent: float | None = None) -> int:
+        """Starts a command; returns its handle."""
+        self._handles += 1
+        self._started[self._handles] = command
+        if sent is not None:
+            self._sent[self._handles] = sent
+        return self._handles
+
+    def reply(self, value: Any) -> int:
+        """Returns the handle of a command whose reply is known without sending it."""
+        self._handles += 1
+        self._replies[self._handles] = value
+        return self._handles
+
+    def age(self, handles: Iterable[int], now: float) -> float:
+        """Returns how long ago the first of `handles` was sent, in seconds."""
+        return max((now - self._sent[h] for h in handles if h in self._sent), default=0.0)
+
+    def stop(self) -> None:
+        """Asks the call to end at its next wait, unless its statement was sent."""
+        if self._stopped is not None and not self._stopped.done():
+            self._stopped.set_result(None)
+
+    async def wait(self, handles: tuple[int, ...], limit: float | None) -> Reply | Ended:
+        """Returns the first reply among `handles`, or why there is none within `limit` seconds."""
+        if self._stopped is not None and self._stopped.done() and not self.committed:
+            return Ended.CANCELLED
+        for handle in handles:
+            if handle in self._replies:
+                return Reply(handle, self._replies.pop(handle))
+        if limit is not None and limit <= 0:
+            return Ended.TIMER
+        in_place = self.committed or self._stopped is None or limit is not None
+        if in_place and len(handles) == 1 and len(self._started) == 1 and handles[0] in self._started:
+            command = self._started.pop(handles[0])
+            if limit is None:
+                return Reply(handles[0], await command)
+            try:
+                async with asyncio.timeout(limit):
+                    return Reply(handles[0], await command)
+            except TimeoutError:
+                return Ended.TIMER
+        return await self._wait_for_tasks(handles, limit)
+
+    async def _wait_for_tasks(self, handles: tuple[int, ...], limit: float | None) -> Reply | Ended:
+        for handle, command in self._started.items():
+            self._tasks[handle] = asyncio.create_task(command)
+        self._started.clear()
+        futures: list[asyncio.Future[Any]] = [self._tasks[handle] for handle in handles]
+        if self._stopped is not None and not self.committed:
+            futures.append(self._stopped)
+        if not futures:
+            assert limit is not None
+            await asyncio.sleep(limit)
+            return Ended.TIMER
+        done, _ = await asyncio.wait(futures, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        if self._stopped in done:
+            return Ended.CANCELLED
+        for handle in handles:
+            if self._tasks[handle] in done:
+                return Reply(handle, self._tasks.pop(handle).result())
+        return Ended.TIMER
+
+    async def end(self) -> None:
+        """Ends what is still under way (late replies are of no use) and returns the connection."""
+        for command in self._started.values():
+            command.close()
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.gather(*tasks, return_exceptions=True)
+        if self.writer is not None:
+            await self.writer.release()
+
+
+class CacheCalls:
+    """Performs cache commands under the breaker, and keeps those of the background."""
+
+    def __init__(
+        self,
+        cache: SessionCache | None,
+        breaker: Breaker,
+        metrics: Metrics,
+        clock: Callable[[], float],
+    ) -> None:
+        self._cache = cache
+        self._breaker = breaker
+        self._metrics = metrics
+        self._clock = clock
+        self._last: dict[ScopeKey, asyncio.Task[None]] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self._owner = secrets.token_hex(8)
+
+    @property
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """The background commands under way."""
+        return list(self._background)
+
+    def refused(self, command: CacheCommand) -> Any:
+        """Returns the reply of a command that is not worth sending, None if it is."""
+        if self._cache is not None and not self._breaker.open:
+            return None
+        if self._cache is not None and self._breaker.probe_due:
+            self._breaker.probe_sent()
+            self._spawn(self._probe(self._cache))
+        down = Unavailable("the circuit breaker is open")
+        return tuple(down for _ in command.keys) if isinstance(command, LookUp) else down
+
+    async def perform(self, command: CacheCommand) -> Any:
+        """Performs one command and tells the breaker how it went."""
+        began = self._clock()
+        reply = await self._dispatch(command)
+        parts = reply if isinstance(command, LookUp) else (reply,)
+        if any(isinstance(part, Unavailable) for part in parts):
+            self.failed()
+        else:
+            self._breaker.succeeded(self._clock() - began)
+        for part in parts:
+            name = _COUNTED.get(part) if isinstance(part, Enum) else _FOUND.get(type(part))
+            if name is not None:
+                self._metrics.count(name)
+        return reply
+
+    def failed(self) -> None:
+        """Notes a command that failed or took too long."""
+        if self._breaker.failed():
+            self._metrics.count(counters.BREAKER_OPENED)
+            logger.warning("the cache does not answer; reading from SQL until it does")
+
+    def later(self, command: ScopedCommand) -> None:
+        """Performs `command` in the background, after earlier ones of its key.
+
+        The order saves hits; being lost costs a miss. With the breaker open, or too many waiting,
+        it is discarded: the mask expires and takes the entry with it.
+        """
+        if self.refused(command) is not None or len(self._background) >= _LATER_LIMIT:
+            self._metrics.count(counters.APPLY_DISCARDED)
+            return
+        scope = command.scope
+        task = self._spawn(self._follow(self._last.get(scope), command))
+        self._last[scope] = task
+
+        def forget(done: asyncio.Task[None]) -> None:
+            if self._last.get(scope) is done:
+                del self._last[scope]
+
+        task.add_done_callback(forget)
+
+    async def flush(self) -> None:
+        """Waits for the background commands."""
+        while self._background:
+            await asyncio.wait(self._background)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+    async def _follow(self, earlier: asyncio.Task[None] | None, command: CacheCommand) -> None:
+        if earlier is not None and not earlier.done():
+            await asyncio.wait((earlier,))
+        try:
+            async with asyncio.timeout(_LATER_TIMEOUT):
+                await self.perform(command)
+        except TimeoutError:
+            self.failed()
+
+    async def _probe(self, cache: SessionCache) -> None:
+        try:
+            async with asyncio.timeout(_LATER_TIMEOUT):
+                now = await cache.probe()
+        except TimeoutError:
+            return
+        if not isinstance(now, Unavailable) and self._breaker.open:
+            self._breaker.close(now)
+            self._metrics.count(counters.BREAKER_CLOSED)
+            logger.warning("the cache answers again")
+
+    async def _dispatch(self, command: CacheCommand) -> Any:
+        cache = self._cache
+        assert cache is not None
+        match command:
+            case LookUp(keys, header_only):
+                return await cache.lookup(keys, header_only)
+            case Intent(scope, token):
+                return await cache.intent(scope, token)
+            case Release(scope, token):
+                return await cache.release(scope, token)
+            case Lease(scope, token):
+                return await cache.lease(scope, token)
+            case Fill(scope, token, granted, content):
+                return await cache.fill(scope, token, granted.granted_at, granted.stamp, content)
+            case Apply(scope, token, old, new, events, state, validated_at):
+                return await cache.apply(scope, token, old, new, events, state, validated_at)
+            case Drop(scope, token, keep):
+                return await cache.drop(scope, token, keep)
+            case Touch(scope, tag, validated_at, stamp):
+                return await cache.touch(scope, tag, validated_at, stamp)
+            case Elect():
+                return await cache.elect(self._owner, _ELECTED_FOR)

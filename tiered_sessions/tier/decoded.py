@@ -1,0 +1,44 @@
+"""Sessions kept in the process, by tag, so that an unchanged one need not travel again.
+
+Never an answer by itself: what is kept is used only after a shared cache showed the same tag, or
+SQL did (consistency 5.4). So it adds no staleness.
+"""
+
+from __future__ import annotations
+
+from cachetools import LRUCache
+
+from ..records import Content, SessionKey
+
+_OVERHEAD = 150
+
+
+def _size(content: Content) -> int:
+    """Returns roughly how many bytes `content` takes."""
+    return sum(len(e.payload) + _OVERHEAD for e in content.events) + len(content.state) + _OVERHEAD
+
+
+class DecodedSessions:
+    """The most recently used sessions, at most `max_bytes` of them. 0 keeps none."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._contents: LRUCache[SessionKey, tuple[Content, int]] = LRUCache(
+            max_bytes, getsizeof=lambda kept: kept[1]
+        )
+
+    def find(self, key: SessionKey) -> Content | None:
+        """Returns what was kept last."""
+        kept = self._contents.get(key)
+        return kept[0] if kept else None
+
+    def keep(self, key: SessionKey, content: Content) -> None:
+        """Keeps `content` unless it alone takes more than an eighth of the room."""
+        size = _size(content)
+        if size * 8 > self._contents.maxsize:
+            self._contents.pop(key, None)
+        else:
+            self._contents[key] = (content, size)
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._contents.clear()

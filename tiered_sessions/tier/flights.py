@@ -1,0 +1,73 @@
+"""One load per key and process: concurrent readers share it (R30), but never a read that was
+sent before they asked (R31)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class Flight(Generic[V]):
+    """One shared load.
+
+    It may be joined until it is sealed, which happens before it first reads. `reading` is done
+    when it no longer waits for the cache; `ahead` is the flight it starts after.
+    """
+
+    def __init__(self, ahead: asyncio.Task[V] | None) -> None:
+        loop = asyncio.get_running_loop()
+        self.ahead = ahead
+        self.sealed = False
+        self.reading: asyncio.Future[None] = loop.create_future()
+        self.task: asyncio.Task[V]
+
+    def left_cache(self) -> None:
+        """Notes that from here on the flight waits for SQL."""
+        if not self.reading.done():
+            self.reading.set_result(None)
+
+
+class Flights(Generic[K, V]):
+    """At most one flight a key runs; those who come too late share the next one."""
+
+    def __init__(self) -> None:
+        self._newest: dict[K, Flight[V]] = {}
+
+    def board(self, key: K, load: Callable[[Flight[V]], Awaitable[V]]) -> Flight[V]:
+        """Returns the flight of `key` that has not been sealed yet, starting one if needed.
+
+        The flight is a task of its own: a caller that is cancelled does not take it down.
+        """
+        newest = self._newest.get(key)
+        if newest is not None and not newest.sealed:
+            return newest
+        flight = self._newest[key] = Flight(newest.task if newest else None)
+        flight.task = asyncio.get_running_loop().create_task(self._fly(key, flight, load))
+        flight.task.add_done_callback(_look_at)
+        return flight
+
+    @property
+    def tasks(self) -> list[asyncio.Task[V]]:
+        """The flights under way; those that wait for one of them end with it."""
+        return [flight.task for flight in self._newest.values()]
+
+    async def _fly(self, key: K, flight: Flight[V], load: Callable[[Flight[V]], Awaitable[V]]) -> V:
+        try:
+            if flight.ahead is not None:
+                await asyncio.wait((flight.ahead,))
+            return await load(flight)
+        finally:
+            flight.sealed = True
+            flight.left_cache()
+            if self._newest.get(key) is flight:
+                del self._newest[key]
+
+
+def _look_at(task: asyncio.Task[V]) -> None:
+    """Takes note of a failure that no caller stayed to hear of."""
+    if not task.cancelled():
+        task.exception()

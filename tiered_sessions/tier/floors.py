@@ -1,0 +1,105 @@
+"""The tags this process wrote or served: no later read of it may be older (I6)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..records import ScopeKey, Tag
+from .steps import Standing
+
+_LIMIT = 100_000
+
+
+@dataclass(slots=True)
+class _Floor:
+    """`tag` None: only SQL can say. `written`: the number of the last own write."""
+
+    tag: Tag | None
+    written: int
+    expires: float
+
+
+class Floors:
+    """Remembers one tag a scope for `life` seconds, or as long as there is room (None).
+
+    Longer is not needed: an entry that may still be served after `life` was found equal to SQL
+    after the floor was set.
+    """
+
+    def __init__(self, life: float | None, clock: Callable[[], float], limit: int = _LIMIT) -> None:
+        self._life = float("inf") if life is None else life
+        self._clock = clock
+        self._limit = limit
+        self._floors: OrderedDict[ScopeKey, _Floor] = OrderedDict()
+        self._writes = 0
+        # Until then a floor that had to make room might have mattered.
+        self._forgot_until = 0.0
+
+    def began(self) -> int:
+        """Returns the number of the last own write."""
+        return self._writes
+
+    def judge(self, scope: ScopeKey, tag: Tag) -> Standing:
+        """Compares an entry's tag with the floor. Only within one incarnation is lower older."""
+        floor = self._find(scope)
+        if floor is None:
+            return Standing.DOUBT if self._clock() < self._forgot_until else Standing.FINE
+        if floor.tag is None or tag.incarnation != floor.tag.incarnation:
+            return Standing.DOUBT
+        if tag.revision < floor.tag.revision:
+            return Standing.BELOW
+        # One revision with two nonces: SQL lost commits, or a foreign writer came by (R18, R28).
+        if tag.revision == floor.tag.revision and tag != floor.tag:
+            return Standing.DOUBT
+        return Standing.FINE
+
+    def served(self, scope: ScopeKey, tag: Tag) -> None:
+        """Raises the floor to what a caller is about to see."""
+        floor = self._find(scope)
+        if floor is not None and self.judge(scope, tag) is Standing.BELOW:
+            return
+        self._set(scope, tag, floor.written if floor else 0)
+
+    def wrote(self, scope: ScopeKey, tag: Tag | None) -> None:
+        """Sets the floor to an own write."""
+        self._writes += 1
+        self._set(scope, tag, self._writes)
+
+    def observed(self, scope: ScopeKey, tag: Tag | None, began: int) -> bool:
+        """Sets the floor to what SQL said, lower or not: SQL is the truth.
+
+        Unless an own write finished since the question was sent and the answer does not hold it:
+        then it returns false, and the question must be asked again.
+        """
+        floor = self._find(scope)
+        if floor is not None and floor.written > began:
+            same = floor.tag and tag and floor.tag.incarnation == tag.incarnation
+            if not same or self.judge(scope, tag or floor.tag or Tag(0, 0, 0, 0)) is Standing.BELOW:
+                return False
+        self._set(scope, tag, floor.written if floor else 0)
+        return True
+
+    def clear(self) -> None:
+        """Forgets everything: another namespace begins."""
+        self._floors.clear()
+
+    def _find(self, scope: ScopeKey) -> _Floor | None:
+        floor = self._floors.get(scope)
+        if floor is not None and floor.expires <= self._clock():
+            del self._floors[scope]
+            return None
+        return floor
+
+    def _set(self, scope: ScopeKey, tag: Tag | None, written: int) -> None:
+        self._floors[scope] = _Floor(tag, written, self._clock() + self._life)
+        self._floors.move_to_end(scope)
+        now = self._clock()
+        while self._floors:
+            oldest = next(iter(self._floors.values()))
+            if oldest.expires > now:
+                if len(self._floors) <= self._limit:
+                    break
+                self._forgot_until = oldest.expires
+            self._floors.popitem(last=False)

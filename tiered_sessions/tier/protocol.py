@@ -1,0 +1,523 @@
+"""The protocol between SQL and cache: the order of steps, and every decision, without I/O.
+
+`read`, `append`, `create`, `delete` and `drain` are generators. Each yields a step and receives
+its reply; `tier.py` performs the steps, and an explorer can interleave the same generators at
+every yield. There is no clock, no randomness and no `await` here.
+
+Why it is right, in four sentences. A write masks what it will change *before* it commits, so no
+reader can meet an old entry after the commit (I4), and a mask that nobody takes away deletes the
+entry with it (a writer that dies leaves a miss, not a lie). A reader may fill only under a lease
+that every write revokes, so nothing read before a commit is stored after it (I1). An entry moves
+only from a tag to its successor (I3). Whatever the cache does, SQL answers (I7).
+
+Invariants I1-I8 and races R1-R35 are those of docs/consistency.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from enum import Enum
+from typing import Any, Literal, NamedTuple
+
+from ..cache.base import Granted, Hit, LeaseRefused, Lookup, Masked, Miss, Unavailable
+from ..records import (
+    Append,
+    AppendOutcome,
+    Committed,
+    Content,
+    Create,
+    CreateOutcome,
+    DeleteOutcome,
+    Exists,
+    Failed,
+    Missing,
+    Older,
+    OutboxRow,
+    Query,
+    ScopeKey,
+    SessionKey,
+    Snapshot,
+    Stale,
+    Tags,
+    Unknown,
+)
+from .steps import (
+    Answer,
+    Apply,
+    Began,
+    CacheCommand,
+    Checkout,
+    Delete,
+    Drop,
+    Elect,
+    Ended,
+    Fill,
+    Flight,
+    ForgetOutbox,
+    Intent,
+    Judge,
+    Keep,
+    Known,
+    Later,
+    Lease,
+    Load,
+    LoadOlder,
+    Local,
+    LookUp,
+    Observed,
+    Probed,
+    ReadOutbox,
+    ReadTags,
+    Release,
+    Reply,
+    Rules,
+    Seal,
+    Send,
+    Served,
+    Standing,
+    Steps,
+    StoreCommand,
+    Timer,
+    Token,
+    Touch,
+    Wait,
+    Write,
+    Wrote,
+    Young,
+)
+
+# --- small parts -------------------------------------------------------------------------------
+
+
+def _ask(command: CacheCommand) -> Steps[Any]:
+    """Sends one cache command and waits within the call's budget: its reply or `Unavailable`."""
+    handle = yield Send(command)
+    got = yield Wait((handle,), Timer.CACHE)
+    return got.value if isinstance(got, Reply) else Unavailable(got.value)
+
+
+def _sql(command: StoreCommand) -> Steps[Any]:
+    """Sends one SQL command and waits for its reply."""
+    handle = yield Send(command)
+    got = yield Wait((handle,))
+    return got.value
+
+
+def fitting(content: Content, rules: Rules) -> Content | None:
+    """Returns the part of `content` that may be cached: none of a too large state, and only
+    the events after the last too large one."""
+    if not content.tag.adopted or len(content.state) > rules.state_bytes:
+        return None
+    cut = 0
+    for position, event in enumerate(content.events, 1):
+        if len(event.payload) > rules.event_bytes:
+            cut = position
+    if cut == 0:
+        return content
+    older = content.events[:cut]
+    before: int | None = max(e.timestamp for e in older)
+    if not content.complete:
+        before = None if content.before is None else max(content.before, before or 0)
+    return replace(content, events=content.events[cut:], complete=False, before=before)
+
+
+# --- read (consistency 5.3) --------------------------------------------------------------------
+
+
+class Verdict(Enum):
+    """What the cached entry of one scope is good for."""
+
+    SERVE = "serve"
+    VALIDATE = "validate"
+    FETCH = "fetch"
+    BYPASS = "bypass"
+
+
+class Absent(NamedTuple):
+    """The cache cannot answer; these scopes may be filled from what SQL says."""
+
+    leases: tuple[ScopeKey, ...]
+
+
+def _verdict(found: Lookup, standing: Standing, probed: int, rules: Rules) -> Verdict:
+    if isinstance(found, Masked | Unavailable):
+        return Verdict.BYPASS
+    if isinstance(found, Miss) or standing is Standing.BELOW:
+        return Verdict.FETCH
+    if standing is Standing.DOUBT:
+        return Verdict.VALIDATE
+    # Another server process than the one that filled it: a failover may have lost a mask (R10).
+    if found.entry_stamp != found.stamp:
+        return Verdict.VALIDATE
+    # A private cache never hears of other writers' masks (R33).
+    if rules.private and not rules.exclusive:
+        return Verdict.VALIDATE
+    if rules.max_staleness is None:
+        return Verdict.SERVE
+    # Older than the probe that closed the breaker: from a time when nobody may have drained (R11).
+    if rules.max_staleness == 0 or found.now - found.validated_at > rules.max_staleness:
+        return Verdict.VALIDATE
+    return Verdict.VALIDATE if found.validated_at <= probed else Verdict.SERVE
+
+
+def _look(key: SessionKey, query: Query, rules: Rules) -> Steps[Answer | Absent]:
+    """Steps 1-3: one flight to the cache, then serve, validate, or say what is missing."""
+    began = yield Local(Began())
+    known = None if rules.private else (yield Local(Known(key)))
+    lookup = yield Send(LookUp(key.scopes, header_only=known is not None))
+    # At 0 the tags are read beside the cache, not after it. A later look reads them anew.
+    strong = (yield Send(ReadTags(key))) if rules.max_staleness == 0 else None
+    got = yield Wait((lookup,), Timer.CACHE)
+    if not isinstance(got, Reply):
+        return Absent(())
+    found: tuple[Lookup, ...] = got.value
+    session = found[0]
+    if isinstance(session, Hit) and session.header_only:
+        if known is not None and known.tag == session.content.tag:
+            # Equal tags are equal content, and it is a shared cache that says so (5.4).
+            session = replace(session, content=known)
+        else:
+            # The entry changed elsewhere. One command reads all of it, so nothing is torn (R32).
+            found = yield from _ask(LookUp(key.scopes, header_only=False))
+            if isinstance(found, Unavailable):
+                return Absent(())
+            session, known = found[0], None
+    found = (session, *found[1:])
+
+    probed = yield Local(Probed())
+    verdicts: list[Verdict] = []
+    for scope, entry in zip(key.scopes, found, strict=True):
+        standing = Standing.FINE
+        if isinstance(entry, Hit):
+            standing = yield Local(Judge(scope, entry.content.tag))
+        if standing is Standing.BELOW:
+            # Dropped first, else the lease would answer "present" (I6).
+            yield from _ask(Drop(scope, None, None))
+        verdicts.append(_verdict(entry, standing, probed, rules))
+
+    hits = [entry for entry in found if isinstance(entry, Hit)]
+    if len(hits) < len(found) or Verdict.FETCH in verdicts:
+        # One statement will load all parts; only what is missing here may be filled.
+        missing = [s for s, v in zip(key.scopes, verdicts, strict=True) if v is Verdict.FETCH]
+        return Absent(tuple(missing))
+
+    if Verdict.VALIDATE in verdicts:
+        if strong is None:
+            tags: Tags = yield from _sql(ReadTags(key))
+        else:
+            got = yield Wait((strong,))
+            tags = got.value
+        changed: list[ScopeKey] = []
+        for scope, entry, verdict in zip(key.scopes, hits, verdicts, strict=True):
+            tag = tags.tag(scope)
+            accepted = yield Local(Observed(scope, tag, began))
+            if tag != entry.content.tag or not accepted:
+                changed.append(scope)
+                yield from _ask(Drop(scope, None, tag))
+            elif verdict is Verdict.VALIDATE and strong is None and not rules.private:
+                # `now` was read before the tags were: the bound counts from it.
+                yield Later(Touch(scope, entry.content.tag, entry.now, entry.stamp))
+        if changed:
+            return Absent(tuple(changed))
+
+    content = hits[0].content
+    source: Literal["process", "cache", "store"] = "process" if rules.private or known else "cache"
+    if not query.answered_by(content):
+        first = content.events[0].seq if content.events else content.tag.revision + 1
+        older: Older | None = yield from _sql(LoadOlder(key, first, query))
+        if older is None or older.tag != content.tag:
+            # Another revision than the window's: the two do not fit together (R21).
+            yield from _ask(Drop(key.session, None, older.tag if older else None))
+            return Absent((key.session,))
+        events = older.events + content.events
+        content = replace(content, events=events, complete=older.complete, before=None)
+        known, source = None, "store"
+    if known is None and query.after is None and not rules.private:
+        yield Local(Keep(key, content))
+    for scope, entry in zip(key.scopes, hits, strict=True):
+        yield Local(Served(scope, entry.content.tag))
+    snapshot = Snapshot(key, content, hits[1].content, hits[2].content)
+    return Answer(snapshot, source)
+
+
+def fetch(key: SessionKey, query: Query, leases: Sequence[ScopeKey], rules: Rules) -> Steps[Answer]:
+    """Step 5: what a flight does. Leases, then one load, then the fills they allow."""
+    tokens: dict[ScopeKey, str] = {}
+    asked: dict[int, ScopeKey] = {}
+    for scope in leases:
+        tokens[scope] = yield Local(Token())
+        asked[(yield Send(Lease(scope, tokens[scope])))] = scope
+    granted: dict[ScopeKey, Granted] = {}
+    refused: LeaseRefused | None = None
+    while asked:
+        got = yield Wait(tuple(asked), Timer.CACHE)
+        if not isinstance(got, Reply):
+            break
+        scope = asked.pop(got.handle)
+        if isinstance(got.value, Granted):
+            granted[scope] = got.value
+        elif isinstance(got.value, LeaseRefused) and scope == key.session:
+            refused = got.value
+
+    # Somebody fills it already: look again, once or until the budget is over, whole each time.
+    yield Local(Seal())
+    while refused in (LeaseRefused.WAIT, LeaseRefused.PRESENT):
+        if refused is LeaseRefused.WAIT and (yield Wait((), Timer.POLL)) is not Ended.TIMER:
+            break
+        seen = yield from _look(key, query, rules)
+        if isinstance(seen, Answer):
+            return seen
+        if refused is LeaseRefused.PRESENT or key.session not in seen.leases:
+            break
+
+    # To fill is to read the whole window, whatever was asked: the next reader wants it.
+    wanted = query
+    if key.session in granted and query != Query():
+        wanted = Query(limit=max(query.limit or 0, rules.window_events))
+    snapshot: Snapshot | None = yield from _sql(Load(key, wanted))
+    for scope, grant in granted.items():
+        content = snapshot.content(scope) if snapshot else None
+        content = fitting(content, rules) if content else None
+        if content is None:
+            # Nothing to fill: give the lease back, or the next readers would wait for it.
+            yield Later(Drop(scope, None, None))
+        else:
+            yield Later(Fill(scope, tokens[scope], grant, content))
+    if snapshot is None:
+        return Answer(None, "store")
+    whole = key.session in granted or query == Query()
+    if whole and snapshot.session.tag.adopted and rules.cached and not rules.private:
+        yield Local(Keep(key, snapshot.session))
+    if wanted != query and not query.answered_by(snapshot.session):
+        snapshot = yield from _sql(Load(key, query))
+    return Answer(snapshot, "store")
+
+
+def read(key: SessionKey, query: Query, rules: Rules) -> Steps[Answer]:
+    """Finds one session. Never older than what this process wrote or served before (I6)."""
+    answer = Answer(None, "store")
+    for _ in range(3):
+        began = yield Local(Began())
+        seen = (yield from _look(key, query, rules)) if rules.cached else Absent(())
+        if isinstance(seen, Answer):
+            answer = seen
+            break
+        answer = yield Flight(key, query, seen.leases)
+        if answer.source != "store":
+            break
+        fresh = True
+        for scope in key.scopes if answer.snapshot else (key.session,):
+            content = answer.snapshot.content(scope) if answer.snapshot else None
+            tag = content.tag if content else None
+            accepted = yield Local(Observed(scope, tag, began))
+            fresh = fresh and accepted
+        if fresh:
+            break
+    if answer.snapshot is None:
+        return answer
+    content = answer.snapshot.session
+    chosen = replace(content, events=query.select(content.events))
+    return Answer(replace(answer.snapshot, session=chosen), answer.source)
+
+
+# --- write (consistency 5.2) -------------------------------------------------------------------
+
+
+class Marked(NamedTuple):
+    """The masks of one write: when the server took each, for the scopes it acknowledged."""
+
+    token: str
+    acknowledged: dict[ScopeKey, int]
+
+
+def _mask(scopes: tuple[ScopeKey, ...], rules: Rules) -> Steps[Marked | Failed | None]:
+    """Step 1: a connection, then the masks. None: cancelled, and nothing is left behind."""
+    checkout = yield Send(Checkout())
+    got = yield Wait((checkout,))
+    if got is Ended.CANCELLED:
+        return None
+    if isinstance(got.value, Failed):
+        return got.value
+    for _ in range(3):
+        # A token of its own for each attempt: an earlier one may still be on its way (R6).
+        token = yield Local(Token())
+        asked: dict[int, ScopeKey] = {}
+        for scope in scopes if rules.cached else ():
+            asked[(yield Send(Intent(scope, token)))] = scope
+        handles = tuple(asked)
+        acknowledged: dict[ScopeKey, int] = {}
+        while asked:
+            got = yield Wait(tuple(asked), Timer.CACHE)
+            if got is Ended.CANCELLED:
+                for scope in scopes:
+                    yield Later(Release(scope, token))
+                return None
+            if got is Ended.TIMER:
+                break
+            scope = asked.pop(got.handle)
+            if not isinstance(got.value, Unavailable):
+                acknowledged[scope] = got.value
+        # A mask that was sent long ago could end before the statement does (R7).
+        if (yield Local(Young(handles))):
+            return Marked(token, acknowledged)
+        for scope in acknowledged:
+            yield Later(Release(scope, token))
+    return Marked(token, {})
+
+
+def _commit(
+    operation: Append | Create | Delete, scopes: tuple[ScopeKey, ...], marked: Marked, rules: Rules
+) -> Steps[Any]:
+    """Step 2: the statement. What could not be masked is invalidated by an outbox row (R11)."""
+    unmasked: list[ScopeKey] = []
+    if rules.cached and not rules.private:
+        unmasked = [scope for scope in scopes if scope not in marked.acknowledged]
+    outcome = yield from _sql(Write(operation, tuple(unmasked)))
+    if isinstance(outcome, Unknown):
+        # It may be stored: the masks stay until they expire, entry and all (R5).
+        for scope in scopes:
+            yield Local(Wrote(scope, None))
+    elif isinstance(outcome, Failed):
+        yield from _release(marked)
+    return outcome
+
+
+def _release(marked: Marked, but: ScopeKey | None = None) -> Steps[None]:
+    """Takes the masks away: this write changed nothing there."""
+    for scope in marked.acknowledged:
+        if scope != but:
+            yield Later(Release(scope, marked.token))
+
+
+def _publish(commands: list[Apply | Drop], rules: Rules) -> Steps[None]:
+    """Step 3: shows the cache what was committed. Losing any of it costs a miss."""
+    for command in commands:
+        if rules.wait_apply:
+            yield from _ask(command)
+        else:
+            yield Later(command)
+
+
+def _shared(marked: Marked, scope: ScopeKey, content: Content | None, rules: Rules) -> Apply | Drop:
+    """The apply of a shared scope, whose writer does not know the tag before its own."""
+    if content is None or len(content.state) > rules.state_bytes:
+        return Drop(scope, marked.token, None)
+    at = marked.acknowledged[scope]
+    return Apply(scope, marked.token, None, content.tag, (), content.state, at)
+
+
+def append(operation: Append, rules: Rules) -> Steps[AppendOutcome | None]:
+    """Stores one append: masks, one statement, apply. None: cancelled before the statement."""
+    began = yield Local(Began())
+    marked = yield from _mask(operation.scopes, rules)
+    if not isinstance(marked, Marked):
+        return marked
+    session = operation.key.session
+    outcome: AppendOutcome = yield from _commit(operation, operation.scopes, marked, rules)
+    if isinstance(outcome, Committed):
+        yield Local(Wrote(session, outcome.tag))
+        commands: list[Apply | Drop] = []
+        for scope in operation.scopes[1:]:
+            content = outcome.content(scope)
+            yield Local(Wrote(scope, content.tag if content else None))
+            if scope in marked.acknowledged:
+                commands.append(_shared(marked, scope, content, rules))
+        if session in marked.acknowledged:
+            commands.append(_applied(operation, outcome, marked, rules))
+        yield from _extend(operation, outcome)
+        yield from _publish(commands, rules)
+    elif isinstance(outcome, Stale):
+        yield Local(Observed(session, outcome.current, began))
+        yield from _release(marked, but=session)
+        # Before the caller hears of it, so that its reload is not this entry again (R23).
+        if rules.cached:
+            yield from _ask(Drop(session, marked.token, outcome.current))
+    elif isinstance(outcome, Missing):
+        yield Local(Observed(session, None, began))
+        yield from _release(marked, but=session)
+        if rules.cached:
+            yield from _ask(Drop(session, marked.token, None))
+    elif not isinstance(outcome, Unknown | Failed):
+        yield from _release(marked)
+    return outcome
+
+
+def _applied(operation: Append, outcome: Committed, marked: Marked, rules: Rules) -> Apply | Drop:
+    """The apply of the session, or a drop where the entry cannot be extended."""
+    session = operation.key.session
+    large = outcome.state is not None and len(outcome.state) > rules.state_bytes
+    for event in outcome.events:
+        large = large or len(event.payload) > rules.event_bytes
+    # After numbering foreign events the entry's window is not this append's predecessor.
+    if large or outcome.numbered or operation.expected is None:
+        return Drop(session, marked.token, None)
+    at = marked.acknowledged[session]
+    return Apply(
+        session, marked.token, operation.expected, outcome.tag, outcome.events, outcome.state, at
+    )
+
+
+def _extend(operation: Append, outcome: Committed) -> Steps[None]:
+    """Moves the content kept in the process to the new tag, if it is the predecessor."""
+    known: Content | None = yield Local(Known(operation.key))
+    if known is None or known.tag != operation.expected or outcome.numbered:
+        return
+    state = known.state if outcome.state is None else outcome.state
+    events = known.events + outcome.events
+    yield Local(Keep(operation.key, replace(known, tag=outcome.tag, state=state, events=events)))
+
+
+def create(operation: Create, rules: Rules) -> Steps[CreateOutcome | None]:
+    """Stores a new session. It makes no cache entry: a late one would resurrect (R6, R15)."""
+    marked = yield from _mask(operation.scopes, rules)
+    if not isinstance(marked, Marked):
+        return marked
+    outcome: CreateOutcome = yield from _commit(operation, operation.scopes, marked, rules)
+    if isinstance(outcome, Snapshot):
+        yield Local(Wrote(operation.key.session, None))
+        commands: list[Apply | Drop] = []
+        for scope in operation.scopes:
+            content = outcome.content(scope)
+            yield Local(Wrote(scope, content.tag if content else None))
+            if scope in marked.acknowledged:
+                commands.append(_shared(marked, scope, content, rules))
+        yield from _publish(commands, rules)
+    elif isinstance(outcome, Exists):
+        yield from _release(marked)
+    return outcome
+
+
+def delete(operation: Delete, rules: Rules) -> Steps[DeleteOutcome | None]:
+    """Deletes a session. Masked until the drop: nobody is served it any more (I5)."""
+    session = operation.key.session
+    marked = yield from _mask((session,), rules)
+    if not isinstance(marked, Marked):
+        return marked
+    outcome: DeleteOutcome = yield from _commit(operation, (session,), marked, rules)
+    if isinstance(outcome, bool):
+        yield Local(Wrote(session, None))
+        if session in marked.acknowledged:
+            yield from _publish([Drop(session, marked.token, None)], rules)
+    return outcome
+
+
+def drain() -> Steps[int | None]:
+    """Carries recorded invalidations to the cache. None: another process does, or no cache.
+
+    No row is locked: a drainer that held one would block the writer recording it again. A row is
+    deleted only with the stamp that was read, so an invalidation recorded meanwhile stays.
+    """
+    elected = yield from _ask(Elect())
+    if elected is not True:
+        return None
+    rows: Sequence[OutboxRow] = yield from _sql(ReadOutbox())
+    done: list[OutboxRow] = []
+    for row in rows:
+        reply = yield from _ask(Drop(row.scope, None, row.tag))
+        if not isinstance(reply, Unavailable):
+            done.append(row)
+    if done:
+        yield from _sql(ForgetOutbox(tuple(done)))
+    return len(done)
+

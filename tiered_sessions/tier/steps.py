@@ -1,0 +1,316 @@
+"""The vocabulary of the protocol: what its generators yield, and what they are told.
+
+A generator yields `Send`, `Wait`, `Later`, `Flight` or `Local` and receives the reply named in
+the docstring ("->"). Whoever performs the steps (tier.py, or an explorer) owns deadlines, tokens
+and cancellation; it never throws into a generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+
+from ..cache.base import Granted
+from ..records import (
+    Append,
+    Content,
+    Create,
+    EventRecord,
+    OutboxRow,
+    Query,
+    ScopeKey,
+    SessionKey,
+    Snapshot,
+    Tag,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the protocol needs to know of the configuration. `max_staleness` in ms.
+
+    `private`: other writers do not use this cache, so it proves nothing by itself.
+    `exclusive`: no other process can reach the database, so a private cache proves enough.
+    """
+
+    max_staleness: int | None
+    cached: bool
+    private: bool
+    exclusive: bool
+    window_events: int
+    event_bytes: int
+    state_bytes: int
+    wait_apply: bool = False
+
+
+class Timer(Enum):
+    """What bounds a wait: the call's cache budget, or one poll interval within it."""
+
+    CACHE = "cache"
+    POLL = "poll"
+
+
+class Ended(Enum):
+    """Why a wait ended without a reply. `SPENT`: the call's cache budget is over."""
+
+    TIMER = "timer"
+    SPENT = "spent"
+    CANCELLED = "cancelled"
+
+
+class Send(NamedTuple):
+    """Starts a command; the reply is its handle, an int."""
+
+    command: Command
+
+
+class Wait(NamedTuple):
+    """Waits for the first reply among `handles`; the reply is a `Reply` or `Ended`.
+
+    Cancellation is handed in as a reply, and only before a `Write` was sent (R29).
+    """
+
+    handles: tuple[int, ...]
+    timer: Timer | None = None
+
+
+class Reply(NamedTuple):
+    """The reply of one command."""
+
+    handle: int
+    value: Any
+
+
+class Later(NamedTuple):
+    """Performs a command that nobody waits for, after earlier ones of the same key."""
+
+    command: ScopedCommand
+
+
+class Flight(NamedTuple):
+    """Joins, or starts, the one `fetch` of this process for these arguments.
+
+    A caller joins only a fetch that has not sent a read yet (R31).
+    """
+
+    key: SessionKey
+    query: Query
+    leases: tuple[ScopeKey, ...]
+
+
+class Local(NamedTuple):
+    """Asks the process itself: atomic, no I/O."""
+
+    question: Question
+
+
+class LookUp(NamedTuple):
+    """-> tuple[Lookup, ...], one a key."""
+
+    keys: tuple[ScopeKey, ...]
+    header_only: bool
+
+
+class Intent(NamedTuple):
+    """-> int | Unavailable."""
+
+    scope: ScopeKey
+    token: str
+
+
+class Release(NamedTuple):
+    """-> None | Unavailable."""
+
+    scope: ScopeKey
+    token: str
+
+
+class Lease(NamedTuple):
+    """-> Granted | LeaseRefused | Unavailable."""
+
+    scope: ScopeKey
+    token: str
+
+
+class Fill(NamedTuple):
+    """-> FillReply | Unavailable."""
+
+    scope: ScopeKey
+    token: str
+    granted: Granted
+    content: Content
+
+
+class Apply(NamedTuple):
+    """-> ApplyReply | Unavailable."""
+
+    scope: ScopeKey
+    token: str
+    old: Tag | None
+    new: Tag
+    events: tuple[EventRecord, ...]
+    state: bytes | None
+    validated_at: int
+
+
+class Drop(NamedTuple):
+    """-> None | Unavailable."""
+
+    scope: ScopeKey
+    token: str | None
+    keep: Tag | None
+
+
+class Touch(NamedTuple):
+    """-> bool | Unavailable."""
+
+    scope: ScopeKey
+    tag: Tag
+    validated_at: int
+    stamp: str
+
+
+class Elect(NamedTuple):
+    """-> bool | Unavailable: whether this process drains the outbox."""
+
+
+class Load(NamedTuple):
+    """-> Snapshot | None. A failed SQL read ends the call; it is not handed in here."""
+
+    key: SessionKey
+    query: Query
+
+
+class LoadOlder(NamedTuple):
+    """-> Older | None."""
+
+    key: SessionKey
+    before_seq: int
+    query: Query
+
+
+class ReadTags(NamedTuple):
+    """-> Tags."""
+
+    key: SessionKey
+
+
+class Checkout(NamedTuple):
+    """-> None | Failed: a database connection, kept until the call ends."""
+
+
+class Delete(NamedTuple):
+    """The deletion of one session."""
+
+    key: SessionKey
+
+
+class Write(NamedTuple):
+    """-> AppendOutcome | CreateOutcome | DeleteOutcome. Once sent it is not cancelled."""
+
+    operation: Append | Create | Delete
+    outbox: tuple[ScopeKey, ...]
+
+
+class ReadOutbox(NamedTuple):
+    """-> Sequence[OutboxRow]."""
+
+
+class ForgetOutbox(NamedTuple):
+    """-> None."""
+
+    rows: tuple[OutboxRow, ...]
+
+
+class Token(NamedTuple):
+    """-> str, never given out before."""
+
+
+class Began(NamedTuple):
+    """-> int: which own writes precede what is sent from now on."""
+
+
+class Standing(Enum):
+    """How an entry's tag compares with the floor: what this process wrote or served (I6)."""
+
+    FINE = "fine"
+    BELOW = "below"
+    DOUBT = "doubt"
+
+
+class Judge(NamedTuple):
+    """-> Standing."""
+
+    scope: ScopeKey
+    tag: Tag
+
+
+class Served(NamedTuple):
+    """The caller is about to see this: later reads must not be older."""
+
+    scope: ScopeKey
+    tag: Tag
+
+
+class Observed(NamedTuple):
+    """-> bool: SQL says so, asked after `began`; false if an own write since is newer."""
+
+    scope: ScopeKey
+    tag: Tag | None
+    began: int
+
+
+class Wrote(NamedTuple):
+    """This process changed the row; `tag` None: to what is for SQL to say."""
+
+    scope: ScopeKey
+    tag: Tag | None
+
+
+class Known(NamedTuple):
+    """-> Content | None: the session's content this process has kept."""
+
+    key: SessionKey
+
+
+class Keep(NamedTuple):
+    """Keeps a session's content in the process."""
+
+    key: SessionKey
+    content: Content
+
+
+class Probed(NamedTuple):
+    """-> int: server time of the probe that last closed the breaker, 0 if it never opened."""
+
+
+class Young(NamedTuple):
+    """-> bool: whether these intents were sent recently enough to outlive a statement (R7)."""
+
+    handles: tuple[int, ...]
+
+
+class Seal(NamedTuple):
+    """From here on nobody joins this flight: its read is about to be sent (R31)."""
+
+
+ScopedCommand: TypeAlias = Intent | Release | Lease | Fill | Apply | Drop | Touch
+CacheCommand: TypeAlias = ScopedCommand | LookUp | Elect
+StoreCommand: TypeAlias = Load | LoadOlder | ReadTags | Checkout | Write | ReadOutbox | ForgetOutbox
+Command: TypeAlias = CacheCommand | StoreCommand
+Question: TypeAlias = (
+    Token | Began | Judge | Served | Observed | Wrote | Known | Keep | Probed | Young | Seal
+)
+Step: TypeAlias = Send | Wait | Later | Flight | Local
+Steps: TypeAlias = Generator[Step, Any, T]
+
+
+class Answer(NamedTuple):
+    """What a read found, and where."""
+
+    snapshot: Snapshot | None
+    source: Literal["process", "cache", "store"]

@@ -1,0 +1,459 @@
+"""SessionTier: performs what the protocol yields. The only place that awaits both tiers.
+
+It decides nothing about consistency; it owns deadlines (I7), tokens, background commands and
+cancellation. A write runs in a task of its own: when its caller is cancelled before the statement
+was sent it stops and takes its masks away, after that it completes (R29).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from .. import metrics as counters
+from ..cache.base import SessionCache
+from ..config import TieredConfig
+from ..errors import (
+    CommitOutcomeUnknownError,
+    EventIdConflictError,
+    SessionExistsError,
+    SessionNotFoundError,
+    StaleSessionError,
+    StoreError,
+)
+from ..metrics import Metrics, NullMetrics
+from ..records import (
+    Already,
+    Append,
+    AppendOutcome,
+    Committed,
+    Conflict,
+    Create,
+    CreateOutcome,
+    DeleteOutcome,
+    Exists,
+    Failed,
+    Missing,
+    Query,
+    SessionKey,
+    Snapshot,
+    Stale,
+    Unknown,
+)
+from ..store.base import SessionStore
+from . import protocol
+from .breaker import Breaker
+from .calls import CacheCalls, Call
+from .decoded import DecodedSessions
+from .flights import Flight, Flights
+from .floors import Floors
+from .steps import (
+    Answer,
+    Began,
+    Checkout,
+    Command,
+    Delete,
+    Ended,
+    ForgetOutbox,
+    Judge,
+    Keep,
+    Known,
+    Later,
+    Load,
+    LoadOlder,
+    Local,
+    Observed,
+    Probed,
+    Question,
+    ReadOutbox,
+    ReadTags,
+    Reply,
+    Rules,
+    Seal,
+    Send,
+    Served,
+    Steps,
+    Timer,
+    Token,
+    Wait,
+    Write,
+    Wrote,
+    Young,
+)
+from .steps import (
+    Flight as Board,
+)
+
+T = TypeVar("T")
+logger = logging.getLogger("tiered_sessions")
+
+_POLL = 0.005
+_NAMESPACE_LIFE = 5.0
+_STANDBY = 2.0
+_OUTBOX_BATCH = 500
+
+_SOURCES = {
+    "process": counters.READ_PROCESS,
+    "cache": counters.READ_CACHE,
+    "store": counters.READ_STORE,
+}
+
+
+class SessionTier:
+    """Sessions in two tiers. Bound to the event loop that first uses it.
+
+    Args:
+        store: The record.
+        cache: The copy, or None: everything works without it, more slowly.
+        config: The numbers.
+        metrics: Receives the counters.
+        clock: Seconds, monotonic, the same as the event loop's.
+    """
+
+    def __init__(
+        self,
+        store: SessionStore,
+        cache: SessionCache | None,
+        config: TieredConfig,
+        metrics: Metrics | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._cache = cache
+        self._config = config
+        self._metrics = metrics or NullMetrics()
+        self._clock = clock
+        staleness = config.max_staleness
+        self._rules = Rules(
+            max_staleness=None if staleness is None else round(staleness * 1000),
+            cached=cache is not None,
+            private=cache is not None and not cache.shared,
+            exclusive=store.exclusive,
+            window_events=config.window_events,
+            event_bytes=config.event_bytes,
+            state_bytes=config.state_bytes,
+            wait_apply=config.wait_apply,
+        )
+        self._breaker = Breaker(clock)
+        self._calls = CacheCalls(cache, self._breaker, self._metrics, clock)
+        self._floors = Floors(None if staleness is None else staleness + 1, clock)
+        self._decoded = DecodedSessions(config.decoded_bytes)
+        self._flights: Flights[tuple[SessionKey, Query], Answer] = Flights()
+        self._reads = asyncio.Semaphore(config.store_reads)
+        self._preparing = asyncio.Lock()
+        self._prepared = False
+        self._namespace_read = 0.0
+        self._maintenance: asyncio.Task[None] | None = None
+        # A token must differ from every other process's, and from this one's own (R6).
+        self._process = secrets.token_hex(6)
+        self._tokens = 0
+
+    # --- what callers use --------------------------------------------------------------------
+
+    async def prepare(self) -> None:
+        """Makes the tables ready and learns the cache namespace. Safe to repeat."""
+        if self._prepared:
+            return
+        async with self._preparing:
+            if self._prepared:
+                return
+            await self._store.prepare()
+            if self._cache is not None:
+                await self._read_namespace(self._cache)
+                if self._cache.shared:
+                    self._maintenance = asyncio.create_task(self._maintain(self._cache))
+            self._prepared = True
+
+    async def get(self, key: SessionKey, query: Query) -> Snapshot | None:
+        """Reads one session with the events `query` asks for; None if there is none."""
+        await self.prepare()
+        call = Call(self._config.cache_budget)
+        answer = await self._perform(protocol.read(key, query, self._rules), call)
+        self._metrics.count(_SOURCES[answer.source])
+        return answer.snapshot
+
+    async def append(self, append: Append) -> Committed | Already:
+        """Stores events and state changes atomically.
+
+        Raises:
+            StaleSessionError: The session changed since `append.expected` was read.
+            SessionNotFoundError: There is no such session.
+            EventIdConflictError: An event of this id with other content is stored.
+            CommitOutcomeUnknownError: It may be stored; the same append may be repeated.
+        """
+        outcome: AppendOutcome = await self._write(protocol.append(append, self._rules))
+        if isinstance(outcome, Committed | Already):
+            return outcome
+        if isinstance(outcome, Stale):
+            raise StaleSessionError
+        if isinstance(outcome, Missing):
+            raise SessionNotFoundError(f"Session {append.key.session_id} not found.")
+        if isinstance(outcome, Conflict):
+            raise EventIdConflictError(
+                f"Event {outcome.event_id} is already stored in session {append.key.session_id}"
+                " with other content; give the new event an id of its own."
+            )
+        raise _error(outcome)
+
+    async def create(self, create: Create) -> Snapshot:
+        """Stores a new session.
+
+        Raises:
+            SessionExistsError: The id is taken.
+            CommitOutcomeUnknownError: It may be stored.
+        """
+        outcome: CreateOutcome = await self._write(protocol.create(create, self._rules))
+        if isinstance(outcome, Snapshot):
+            return outcome
+        if isinstance(outcome, Exists):
+            raise SessionExistsError(f"Session with id {create.key.session_id} already exists.")
+        raise _error(outcome)
+
+    async def delete(self, key: SessionKey) -> bool:
+        """Deletes a session and its events; false if there was none.
+
+        Raises:
+            CommitOutcomeUnknownError: It may be deleted.
+        """
+        outcome: DeleteOutcome = await self._write(protocol.delete(Delete(key), self._rules))
+        if isinstance(outcome, bool):
+            return outcome
+        raise _error(outcome)
+
+    async def sessions(self, app_name: str, user_id: str | None) -> Sequence[Snapshot]:
+        """Lists sessions without their events, always from SQL."""
+        await self.prepare()
+        async with self._reads:
+            return await self._store.sessions(app_name, user_id)
+
+    async def count(self, app_name: str, user_id: str | None) -> int:
+        """Counts sessions, always in SQL."""
+        await self.prepare()
+        async with self._reads:
+            return await self._store.count(app_name, user_id)
+
+    async def user_state(self, app_name: str, user_id: str) -> bytes:
+        """Reads one user's state, always from SQL."""
+        await self.prepare()
+        async with self._reads:
+            return await self._store.user_state(app_name, user_id)
+
+    async def flush(self) -> None:
+        """Waits until the cache has been told of every write that returned."""
+        await self._calls.flush()
+
+    async def close(self) -> None:
+        """Flushes within `close_timeout`, ends the background tasks, closes both tiers."""
+        tasks: list[asyncio.Task[Any]] = [*self._flights.tasks]
+        if self._maintenance is not None:
+            tasks.append(self._maintenance)
+        try:
+            async with asyncio.timeout(self._config.close_timeout):
+                await self.flush()
+        except TimeoutError:
+            logger.warning("closed before the cache was told of every write; masks will expire")
+        tasks.extend(self._calls.tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._maintenance = None
+        if self._cache is not None:
+            await self._cache.close()
+        await self._store.close()
+
+    # --- performing --------------------------------------------------------------------------
+
+    async def _write(self, steps: Steps[Any]) -> Any:
+        await self.prepare()
+        call = Call(self._config.cache_budget, stoppable=True)
+        task = asyncio.create_task(self._perform(steps, call))
+        try:
+            outcome = await asyncio.shield(task)
+        except asyncio.CancelledError:
+            # Before its statement was sent it stops; a started commit is completed, then the
+            # cancellation goes on. Statement time-outs bound the wait.
+            call.stop()
+            while not task.done():
+                try:
+                    await asyncio.wait((task,))
+                except asyncio.CancelledError:
+                    continue
+            if not task.cancelled():
+                task.exception()
+            raise
+        assert outcome is not None, "only a cancelled call ends without an outcome"
+        return outcome
+
+    async def _perform(self, steps: Steps[T], call: Call) -> T:
+        reply: Any = None
+        try:
+            while True:
+                try:
+                    step = steps.send(reply)
+                except StopIteration as done:
+                    return done.value  # type: ignore[no-any-return]
+                if isinstance(step, Send):
+                    reply = self._send(step.command, call)
+                elif isinstance(step, Wait):
+                    reply = await self._wait(step, call)
+                elif isinstance(step, Local):
+                    reply = self._answer(step.question, call)
+                elif isinstance(step, Later):
+                    self._calls.later(step.command)
+                    reply = None
+                else:
+                    reply = await self._board(step, call)
+        finally:
+            steps.close()
+            await call.end()
+
+    def _send(self, command: Command, call: Call) -> int:
+        if isinstance(command, Load | LoadOlder | ReadTags | ReadOutbox | ForgetOutbox):
+            if call.flight is not None and isinstance(command, Load):
+                call.flight.left_cache()
+            return call.start(self._read(command))
+        if isinstance(command, Checkout):
+            return call.start(self._checkout(call))
+        if isinstance(command, Write):
+            call.committed = True
+            return call.start(self._commit(command, call))
+        refused = self._calls.refused(command)
+        if refused is not None:
+            return call.reply(refused)
+        return call.start(self._calls.perform(command), sent=self._clock())
+
+    async def _read(self, command: Load | LoadOlder | ReadTags | ReadOutbox | ForgetOutbox) -> Any:
+        async with self._reads:
+            match command:
+                case Load(key, query):
+                    return await self._store.load(key, query)
+                case LoadOlder(key, before_seq, query):
+                    return await self._store.older(key, before_seq, query)
+                case ReadTags(key):
+                    return await self._store.tags(key)
+                case ReadOutbox():
+                    return await self._store.outbox(_OUTBOX_BATCH)
+                case ForgetOutbox(rows):
+                    self._metrics.count(counters.OUTBOX_DRAINED, len(rows))
+                    return await self._store.outbox_done(rows)
+
+    async def _checkout(self, call: Call) -> Failed | None:
+        try:
+            call.writer = await self._store.writer()
+        except StoreError as error:
+            return Failed(error)
+        return None
+
+    async def _commit(self, command: Write, call: Call) -> Any:
+        assert call.writer is not None
+        operation, outbox = command
+        if outbox:
+            self._metrics.count(counters.OUTBOX_WRITTEN, len(outbox))
+        if isinstance(operation, Append):
+            return await call.writer.append(operation, outbox)
+        if isinstance(operation, Create):
+            return await call.writer.create(operation, outbox)
+        return await call.writer.delete(operation.key, outbox)
+
+    async def _wait(self, wait: Wait, call: Call) -> Reply | Ended:
+        if wait.timer is None:
+            return await call.wait(wait.handles, None)
+        limit = _POLL if wait.timer is Timer.POLL else self._breaker.timeout
+        began = self._clock()
+        ended = await call.wait(wait.handles, min(limit, call.budget))
+        call.budget -= self._clock() - began
+        if ended is Ended.TIMER:
+            if wait.timer is Timer.POLL:
+                return Ended.TIMER if call.budget > 0 else Ended.SPENT
+            # A wait cut short by the rest of the budget says nothing about the cache.
+            if call.budget > 0 or limit >= self._config.cache_budget:
+                self._calls.failed()
+        return ended
+
+    def _answer(self, question: Question, call: Call) -> Any:
+        match question:
+            case Began():
+                return self._floors.began()
+            case Judge(scope, tag):
+                return self._floors.judge(scope, tag)
+            case Known(key):
+                return self._decoded.find(key)
+            case Probed():
+                return self._breaker.probed
+            case Served(scope, tag):
+                return self._floors.served(scope, tag)
+            case Observed(scope, tag, began):
+                return self._floors.observed(scope, tag, began)
+            case Wrote(scope, tag):
+                return self._floors.wrote(scope, tag)
+            case Keep(key, content):
+                return self._decoded.keep(key, content)
+            case Token():
+                self._tokens += 1
+                return f"{self._process}.{self._tokens}"
+            case Young(handles):
+                return call.age(handles, self._clock()) < self._config.mask_age
+            case Seal():
+                if call.flight is not None:
+                    call.flight.sealed = True
+                return None
+
+    async def _board(self, step: Board, call: Call) -> Answer:
+        key, query, leases = step
+
+        async def fly(flight: Flight[Answer]) -> Answer:
+            inner = Call(max(call.budget, 0.0), flight=flight)
+            return await self._perform(protocol.fetch(key, query, leases, self._rules), inner)
+
+        flight = self._flights.board((key, query), fly)
+        if flight.ahead is not None and not flight.ahead.done():
+            await asyncio.wait((flight.ahead,))
+        # Whoever joined has a budget of its own: when that is spent it reads SQL by itself (I7).
+        began = self._clock()
+        await asyncio.wait(
+            (flight.task, flight.reading),
+            timeout=max(call.budget, 0.0),
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        call.budget -= self._clock() - began
+        if not (flight.reading.done() or flight.task.done()):
+            alone = Call(0.0)
+            return await self._perform(protocol.fetch(key, query, (), self._rules), alone)
+        return await asyncio.shield(flight.task)
+
+    # --- in the background -------------------------------------------------------------------
+
+    async def _read_namespace(self, cache: SessionCache) -> None:
+        namespace = await self._store.namespace()
+        self._namespace_read = self._clock()
+        if namespace != cache.namespace:
+            # Floors and contents speak of entries that nobody can reach any more (R35).
+            self._floors.clear()
+            self._decoded.clear()
+            cache.namespace = namespace
+
+    async def _maintain(self, cache: SessionCache) -> None:
+        """Drains the outbox, if this process is the one elected to, and follows the namespace."""
+        while True:
+            drained = None
+            try:
+                if self._clock() - self._namespace_read >= _NAMESPACE_LIFE:
+                    await self._read_namespace(cache)
+                drained = await self._perform(protocol.drain(), Call(float("inf")))
+            except StoreError as error:
+                logger.debug("the outbox could not be drained now: %s", error)
+            await asyncio.sleep(_STANDBY if drained is None else self._config.outbox_poll)
+
+
+def _error(outcome: Failed | Unknown) -> Exception:
+    """Returns the error of a write that failed, or that may have."""
+    if isinstance(outcome, Failed):
+        return outcome.error
+    error = CommitOutcomeUnknownError()
+    error.__cause__ = outcome.error
+    return error
