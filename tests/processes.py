@@ -104,19 +104,10 @@ class OwnServer:
                 cwd=self._folder,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                self._ready()
-                return
-            except Exception as error:
-                failure = error
-            # Waiting for the process paces the loop and notices at once when it has ended.
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                status = self._process.wait(0.01)
-                raise RuntimeError(f"{self._command[0]} ended with {status}: {tail(log)}") from failure
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{self._command[0]} does not answer: {tail(log)}") from failure
+        try:
+            wait_until_ready(self._ready, START_SECONDS, self._process)
+        except (RuntimeError, TimeoutError) as error:
+            raise type(error)(f"{self._command[0]} {error}: {tail(log)}") from error
 
     def pause(self) -> None:
         """Stops the server's processes: connections stay open, nothing answers."""
@@ -140,6 +131,27 @@ class OwnServer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def wait_until_ready(
+    ready: Callable[[], object], seconds: float, process: subprocess.Popen[bytes] | None = None
+) -> None:
+    """Calls `ready` until it no longer raises, or the time is over, or the process has ended."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            ready()
+            return
+        except Exception as error:
+            failure = error
+        if time.monotonic() > deadline:
+            raise TimeoutError("does not answer") from failure
+        if process is None:
+            time.sleep(0.1)
+            continue
+        # Waiting for the process paces the loop and notices at once when it has ended.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            raise RuntimeError(f"ended with {process.wait(0.01)}") from failure
 
 
 def tail(log: Path) -> str:

@@ -37,6 +37,7 @@ from tests.processes import (
     start_redis,
     start_valkey,
     valkey_binary,
+    wait_until_ready,
 )
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
 
 STORES = ("sqlite", "postgresql", "mariadb")
 CACHES = ("none", "memory", "redis", "valkey", "fakeredis")
+CONTAINER_SECONDS = 60.0
 
 
 def with_path(url: str, path: str, scheme: str | None = None) -> str:
@@ -101,25 +103,31 @@ def _docker_answers() -> bool:
         return False
 
 
+IMAGES: dict[str, tuple[str, int, dict[str, str], str]] = {
+    "postgresql": (
+        "postgres:17",
+        5432,
+        {"POSTGRES_HOST_AUTH_METHOD": "trust"},
+        "postgresql://postgres@{}/postgres",
+    ),
+    "mariadb": ("mariadb:11", 3306, {"MARIADB_ALLOW_EMPTY_ROOT_PASSWORD": "1"}, "mysql://root@{}/"),
+    "redis": ("redis:8", 6379, {}, "redis://{}/0"),
+}
+
+
 def _container(kind: str) -> str:
-    """Starts a container that ends with the test run and returns its URL."""
-    if kind == "postgresql":
-        from testcontainers.postgres import PostgresContainer
+    """Starts a container that ends with the test run and returns its URL once it answers."""
+    from testcontainers.core.container import DockerContainer
 
-        postgres = PostgresContainer("postgres:16", driver=None).start()
-        atexit.register(postgres.stop)
-        return str(postgres.get_connection_url())
-    if kind == "mariadb":
-        from testcontainers.mysql import MySqlContainer
-
-        mysql = MySqlContainer("mariadb:11", username="root").start()
-        atexit.register(mysql.stop)
-        return f"mysql://root:{mysql.root_password}@127.0.0.1:{mysql.get_exposed_port(3306)}/"
-    from testcontainers.redis import RedisContainer
-
-    container = RedisContainer("redis:7").start()
+    image, port, environment, url = IMAGES[kind]
+    container = DockerContainer(image).with_exposed_ports(port)
+    for name, value in environment.items():
+        container.with_env(name, value)
+    container.start()
     atexit.register(container.stop)
-    return f"redis://127.0.0.1:{container.get_exposed_port(6379)}/0"
+    found = url.format(f"{container.get_container_host_ip()}:{container.get_exposed_port(port)}")
+    wait_until_ready(lambda: PROBES[kind](found), CONTAINER_SECONDS)
+    return found
 
 
 STANDARD = {
@@ -153,7 +161,9 @@ def _find(kind: str) -> tuple[str | None, str]:
             PROBES[kind](standard)
             return standard, ""
     if _docker_answers():
-        return _container(kind), ""
+        # An engine that cannot have the image is no engine: a binary of this machine may still do.
+        with contextlib.suppress(Exception):
+            return _container(kind), ""
     try:
         if kind == "postgresql" and postgres_binaries() is not None:
             return start_postgres().url, ""

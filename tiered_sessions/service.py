@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 from uuid import uuid4
 
 from .codec import dumps, loads
 from .config import TieredConfig
 from .errors import InvalidValueError, SessionNotFoundError, TieredSessionsError
 from .metrics import Metrics
-from .models import Event, ListSessionsResponse, Session
+from .models import Event, EventLike, ListSessionsResponse, Session, SessionLike, WindowLike
 from .records import (
     Already,
     Append,
@@ -37,42 +37,6 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from .cache.base import SessionCache
-
-
-class ActionsLike(Protocol):
-    """What the service reads of an event's actions."""
-
-    state_delta: dict[str, Any]
-
-
-class EventLike(Protocol):
-    """What the service reads of an event."""
-
-    id: str
-    invocation_id: str
-    timestamp: float
-    partial: bool | None
-
-    @property
-    def actions(self) -> ActionsLike: ...
-
-
-class SessionLike(Protocol):
-    """What the service reads and writes of a session."""
-
-    id: str
-    app_name: str
-    user_id: str
-    state: dict[str, Any]
-    events: list[Any]
-    last_update_time: float
-
-
-class WindowLike(Protocol):
-    """What the service reads of a `get_session` configuration."""
-
-    num_recent_events: int | None
-    after_timestamp: float | None
 
 
 SessionT = TypeVar("SessionT", bound=SessionLike)
@@ -221,9 +185,7 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
         key = SessionKey(app_name, user_id, str(uuid4()) if session_id is None else session_id)
         with _Translating(self):
             scopes = split(json_safe(state or {}))
-            create = Create(
-                key, _now(), _document(scopes.session), _delta(scopes.user), _delta(scopes.app)
-            )
+            create = Create(key, _now(), _document(scopes.session), _delta(scopes.user), _delta(scopes.app))
             return self._assembled(await self._wiring.tier().create(create))
 
     async def get_session(

@@ -236,7 +236,7 @@ def _read_cache(given: object) -> object:
 
 
 def _is_cache(given: object) -> bool:
-    return all(callable(getattr(given, name, None)) for name in ("lookup", "intent", "lease", "fill", "apply"))
+    return all(callable(getattr(given, step, None)) for step in ("lookup", "intent", "lease", "apply"))
 
 
 def _closed(reference: weakref.ref[asyncio.AbstractEventLoop]) -> bool:

@@ -39,7 +39,11 @@ class StockAdk:
 def start(python: str) -> Iterator[StockAdk]:
     """Starts stock ADK under that interpreter."""
     with subprocess.Popen(
-        [python, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [python, __file__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     ) as process:
         try:
             yield StockAdk(process)

@@ -61,7 +61,10 @@ async def test_stock_works_on_a_database_it_made_and_we_adopted(
     stock.call("append", fresh_url, session="old", id="e1", **WHO)
     # A turn is under way: its session object was loaded before the columns came.
     await prepare_schema(engine, create_tables=True)
-    assert stock.call("append", fresh_url, session="old", id="e2", reuse=True, **WHO)["events"] == ["e1", "e2"]
+    assert stock.call("append", fresh_url, session="old", id="e2", reuse=True, **WHO)["events"] == [
+        "e1",
+        "e2",
+    ]
     stock.call("create", fresh_url, session="new", **WHO)
     assert stock.call("list", fresh_url, **WHO) == ["old", "new"]
     # A stock process that starts now finds a schema it knows.
@@ -102,7 +105,9 @@ async def test_columns_of_ours_are_null_in_rows_of_stock(
     stock.call("create", fresh_url, session="s", **WHO)
     stock.call("append", fresh_url, session="s", id="e1", **WHO)
     stock.call("append", fresh_url, session="s", id="e2", **WHO)
-    assert await rows(engine, "SELECT incarnation, revision, nonce, expires_at FROM sessions") == [(None,) * 4]
+    assert await rows(engine, "SELECT incarnation, revision, nonce, expires_at FROM sessions") == [
+        (None,) * 4
+    ]
     assert await rows(engine, "SELECT seq FROM events") == [(None,), (None,)]
     assert await rows(engine, "SELECT revision FROM app_states") == [(None,)]
     stock.call("close", fresh_url)
@@ -121,9 +126,19 @@ async def test_migrate_numbers_by_the_time_in_the_event_then_id(
     before = await rows(engine, "SELECT id, update_time FROM sessions ORDER BY id")
     told: list[tuple[int, int]] = []
     report = await migrate(engine, lambda done, total: told.append((done, total)))
-    assert (report.steps, report.adopted.sessions, report.adopted.scopes, report.adopted.busy) == ([], 2, 2, 0)
+    assert (report.steps, report.adopted.sessions, report.adopted.scopes, report.adopted.busy) == (
+        [],
+        2,
+        2,
+        0,
+    )
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert await rows(engine, "SELECT id, seq FROM events ORDER BY seq") == [("c", 1), ("a", 2), ("z", 3), ("b", 4)]
+    assert await rows(engine, "SELECT id, seq FROM events ORDER BY seq") == [
+        ("c", 1),
+        ("a", 2),
+        ("z", 3),
+        ("b", 4),
+    ]
     assert await rows(engine, "SELECT id, update_time FROM sessions ORDER BY id") == before
     assert await rows(engine, "SELECT id, revision FROM sessions ORDER BY id") == [("empty", 0), ("s", 4)]
     tags = await rows(engine, "SELECT incarnation, nonce FROM sessions")
@@ -134,7 +149,10 @@ async def test_migrate_numbers_by_the_time_in_the_event_then_id(
     assert await rows(engine, "SELECT id, seq FROM events ORDER BY seq DESC LIMIT 1") == [("late", 5)]
     after = await rows(engine, "SELECT incarnation, revision, nonce FROM sessions WHERE id = 's'")
     assert (after[0][0] in {tag[0] for tag in tags}, after[0][1]) == (True, 5)
-    assert await rows(engine, "SELECT incarnation, revision, nonce FROM cache_outbox WHERE session_id = 's'") == after
+    assert (
+        await rows(engine, "SELECT incarnation, revision, nonce FROM cache_outbox WHERE session_id = 's'")
+        == after
+    )
     assert (await migrate(engine)).adopted.sessions == 0
     assert stock.call("get", fresh_url, session="s", **WHO)["events"] == ["late", "c", "a", "z", "b"]
     stock.call("close", fresh_url)
@@ -150,11 +168,35 @@ async def test_numbering_leaves_a_busy_session_alone(
     await prepare_schema(engine, create_tables=True)
     async with engine.begin() as holder:
         await holder.execute(
-            text("SELECT id FROM sessions WHERE app_name = 'app' AND user_id = 'user' AND id = 'b' FOR UPDATE")
+            text(
+                "SELECT id FROM sessions WHERE app_name = 'app' AND user_id = 'user' AND id = 'b' FOR UPDATE"
+            )
         )
         adopted = (await migrate(engine)).adopted
     assert (adopted.sessions, adopted.busy) == (2, 1)
     assert (await migrate(engine)).adopted.sessions == 1
+
+
+async def test_numbering_goes_on_where_it_was_stopped(
+    stock: StockAdk, fresh_url: str, engine: AsyncEngine
+) -> None:
+    for session in ("a", "b", "c"):
+        stock.call("create", fresh_url, session=session, **WHO)
+        stock.call("append", fresh_url, session=session, id="e", **WHO)
+    stock.call("close", fresh_url)
+
+    def stop(done: int, total: int) -> None:
+        if done == 2:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        await migrate(engine, stop)
+    query = "SELECT incarnation, revision, nonce FROM sessions WHERE revision IS NOT NULL ORDER BY id"
+    first = await rows(engine, query)
+    assert len(first) == 2
+    assert (await migrate(engine)).adopted.sessions == 1
+    assert (await rows(engine, query))[:2] == first
+    assert await rows(engine, "SELECT seq FROM events") == [(1,)] * 3
 
 
 async def test_schema_of_google_adk_before_2_13(stock: StockAdk, fresh_url: str, engine: AsyncEngine) -> None:
@@ -199,7 +241,9 @@ async def test_an_index_on_a_table_in_use_is_built_beside_its_writers(
         await reader.execute(text("SELECT 1 FROM events"))
         await reader.commit()
         await prepare_schema(engine, create_tables=True)
-    assert await rows(engine, f"SELECT indisvalid FROM pg_index WHERE indexrelid = '{name}'::regclass") == [(True,)]
+    assert await rows(engine, f"SELECT indisvalid FROM pg_index WHERE indexrelid = '{name}'::regclass") == [
+        (True,)
+    ]
 
 
 @pytest.mark.parametrize("fresh_url", ["mariadb"], indirect=True)

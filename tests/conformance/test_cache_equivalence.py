@@ -1,9 +1,4 @@
-"""Lua equals the memory reference, reply by reply and field by field, under a moved clock.
-
-The scripts run verbatim, but for a prelude that answers TIME, PTTL and PEXPIRE from the test's
-clock. That clock is far in the future, so the server itself never lets a key expire: the prelude
-does, as the reference does.
-"""
+"""Lua equals the memory reference, reply by reply and field by field, under a moved clock."""
 
 from __future__ import annotations
 
@@ -18,75 +13,13 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError
 
+from tests.conformance.virtual_time import START, Clock, live_by
 from tiered_sessions.cache import chunks, keys
 from tiered_sessions.cache.base import CacheLimits, Granted, LeaseRefused
-from tiered_sessions.cache.connections import Answers, Command, Connections
 from tiered_sessions.cache.memory import MemoryCache, Slot
 from tiered_sessions.cache.redis import RedisSessionCache
 from tiered_sessions.records import Content, EventRecord, ScopeKey, Tag
-
-START = 4_000_000_000_000
-
-VIRTUAL = """
-local real, NOW = redis, %d
-local redis = {}
-function redis.call(name, key, ...)
-  if name == 'TIME' then
-    return {string.format('%%.0f', math.floor(NOW / 1000)), string.format('%%.0f', NOW %% 1000 * 1000)}
-  elseif name == 'PTTL' then
-    local at = real.call('PEXPIRETIME', key)
-    return at < 0 and at or at - NOW
-  elseif name == 'PEXPIRE' then
-    return real.call('PEXPIREAT', key, string.format('%%.0f', NOW + tonumber((...))))
-  elseif name == 'SET' then
-    local value, _, life = ...
-    real.call('SET', key, value)
-    return real.call('PEXPIREAT', key, string.format('%%.0f', NOW + tonumber(life)))
-  end
-  return real.call(name, key, ...)
-end
-do
-  local at = real.call('PEXPIRETIME', KEYS[1])
-  if at >= 0 and at < NOW then real.call('DEL', KEYS[1]) end
-end
-"""
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = START
-
-    def __call__(self) -> int:
-        return self.now
-
-
-class VirtualTime:
-    """Connections whose server seems to live by the test's clock."""
-
-    def __init__(self, inner: Connections, clock: Clock) -> None:
-        self.inner = inner
-        self.clock = clock
-
-    def groups(self, names: Sequence[str]) -> list[list[str]]:
-        return self.inner.groups(names)
-
-    async def fly(self, name: str, commands: Sequence[Command]) -> Answers:
-        if commands[0][0] == "EVALSHA":
-            return Answers("", [NoScriptError("as if flushed")])
-        prelude = VIRTUAL % self.clock.now
-        if commands[0][0] == "EVAL":
-            (_, text, *rest) = commands[0]
-            return await self.inner.fly(name, [("EVAL", f"{prelude}\n{text}", *rest)])
-        await self.inner.fly(name, [("EVAL", prelude, 1, str(command[1])) for command in commands[1:]])
-        answers = await self.inner.fly(name, commands)
-        answers.replies[0] = [self.clock.now // 1000, self.clock.now % 1000 * 1000]
-        return answers
-
-    async def close(self) -> None:
-        await self.inner.close()
-
 
 # --- the sequences -------------------------------------------------------------------------------
 
@@ -164,7 +97,7 @@ class Pair:
         self.client = client
         self.memory = MemoryCache(limits, clock=self.clock, namespace=namespace)
         self.redis = RedisSessionCache(client, limits, namespace=namespace, jitter=lambda: 1.0)
-        self.redis._connections = VirtualTime(self.redis._connections, self.clock)
+        live_by(self.redis, self.clock)
         self.granted: dict[tuple[ScopeKey, str], int] = {}
 
     def slot(self, key: ScopeKey) -> Slot:
@@ -224,7 +157,8 @@ class Pair:
             if not shared and old is not None and which != "same":
                 new = old._replace(revision=old.revision + 1, nonce=other.nonce)
             lines = () if shared else _records(events)
-            await self.both("apply", key, token, None if shared else old, new, lines, state, self.clock.now + time)
+            known = None if shared else old
+            await self.both("apply", key, token, known, new, lines, state, self.clock.now + time)
         elif name == "drop":
             key, token, which, other = given
             await self.both("drop", key, token, self.tag(key, which, other))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
+from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from tiered_sessions.cache.base import (
     ApplyReply,
@@ -32,35 +34,39 @@ class NaiveCache:
     def _name(self, key: ScopeKey) -> str:
         return "naive:" + ":".join((self.namespace, *key))
 
-    async def _now(self) -> int:
-        seconds, microseconds = await self._redis.time()
-        return int(seconds) * 1000 + int(microseconds) // 1000
+    async def _do(self, *command: object) -> Any:
+        try:
+            return await self._redis.execute_command(*command)
+        except RedisError as error:
+            return Unavailable(type(error).__name__)
 
     async def lookup(self, keys: Sequence[ScopeKey], header_only: bool = False) -> tuple[Lookup, ...]:
-        found: list[Lookup] = []
-        now = await self._now()
-        for key in keys:
-            data = await self._redis.get(self._name(key))
-            if data is None:
-                found.append(Miss(now, ""))
-            else:
-                found.append(Hit(pickle.loads(data), now, "", now, ""))
-        return tuple(found)
+        now = await self.probe()
+        if isinstance(now, Unavailable):
+            return (now,) * len(keys)
+        found = [await self._do("GET", self._name(key)) for key in keys]
+        return tuple(self._lookup(data, now) for data in found)
+
+    def _lookup(self, data: Any, now: int) -> Lookup:
+        if isinstance(data, Unavailable):
+            return data
+        return Miss(now, "") if data is None else Hit(pickle.loads(data), now, "", now, "")
 
     async def intent(self, key: ScopeKey, token: str) -> int | Unavailable:
-        return await self._now()
+        return await self.probe()
 
     async def release(self, key: ScopeKey, token: str) -> None:
         return None
 
     async def lease(self, key: ScopeKey, token: str) -> Granted | LeaseRefused | Unavailable:
-        return Granted(await self._now(), "")
+        now = await self.probe()
+        return now if isinstance(now, Unavailable) else Granted(now, "")
 
     async def fill(
         self, key: ScopeKey, token: str, granted_at: int, stamp: str, content: Content
     ) -> FillReply | Unavailable:
-        await self._redis.set(self._name(key), pickle.dumps(content), ex=60)
-        return FillReply.STORED
+        reply = await self._do("SET", self._name(key), pickle.dumps(content), "EX", 60)
+        return reply if isinstance(reply, Unavailable) else FillReply.STORED
 
     async def apply(
         self,
@@ -72,11 +78,11 @@ class NaiveCache:
         state: bytes | None,
         validated_at: int,
     ) -> ApplyReply | Unavailable:
-        await self.drop(key, token, None)
-        return ApplyReply.ABSENT
+        return await self.drop(key, token, None) or ApplyReply.ABSENT
 
-    async def drop(self, key: ScopeKey, token: str | None, keep: Tag | None) -> None:
-        await self._redis.delete(f"naive:{key.session_id}")
+    async def drop(self, key: ScopeKey, token: str | None, keep: Tag | None) -> None | Unavailable:
+        reply = await self._do("DEL", f"naive:{key.session_id}")
+        return reply if isinstance(reply, Unavailable) else None
 
     async def touch(self, key: ScopeKey, tag: Tag, validated_at: int, stamp: str) -> bool | Unavailable:
         return True
@@ -85,7 +91,8 @@ class NaiveCache:
         return True
 
     async def probe(self) -> int | Unavailable:
-        return await self._now()
+        reply = await self._do("TIME")
+        return reply if isinstance(reply, Unavailable) else int(reply[0]) * 1000
 
     async def close(self) -> None:
         await self._redis.aclose()

@@ -40,8 +40,7 @@ def assert_clean(report: dict[str, Any]) -> None:
     assert report["ok"]
     places = {phase: set(found) for phase, found in report["reads"].items()}
     assert places["up"] & {"process", "cache"}
-    # Once the cache is gone only SQL knows; "process" then means decoded before, checked in SQL.
-    assert "cache" not in places["dead"]
+    assert places["dead"] == {"store"}
     assert places["back"] & {"process", "cache"}
     assert report["cache_answers_again"]
 

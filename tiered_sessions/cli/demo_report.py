@@ -63,6 +63,13 @@ class Report:
             if read.turn == turn and read.server == server and read.kind == "after"
         ]
 
+    def read_groups(self) -> dict[str, list[Read]]:
+        """Returns all reads, by what the cache was doing; those sent beside a write on their own."""
+        groups: dict[str, list[Read]] = {"up": [], "dead": [], "back": [], "beside": []}
+        for read in self.reads:
+            groups["beside" if read.kind == "beside" else read.phase].append(read)
+        return groups
+
     def as_json(self) -> dict[str, Any]:
         """Returns the machine-readable form, without the contents read."""
         return {
@@ -72,10 +79,7 @@ class Report:
             "cache": self.cache,
             "turns": self.turns,
             "appends": {"count": len(self.appends_ms), "median_ms": _median(self.appends_ms)},
-            "reads": {
-                phase: by_place(read for read in self.reads if read.phase == phase)
-                for phase in ("up", "dead", "back")
-            },
+            "reads": {group: by_place(reads) for group, reads in self.read_groups().items()},
             "reads_compared": len(self.reads),
             "cache_answers_again": self.cache_answers_again,
             "incidents": [asdict(row) for row in self.rows if isinstance(row, Incident)],

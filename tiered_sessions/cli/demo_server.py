@@ -21,12 +21,15 @@ from ..service import TieredSessionService
 PLACES = {READ_STORE: "store", READ_CACHE: "cache", READ_PROCESS: "process"}
 
 
-class Counters(Counter[str]):
+class Counters:
     """Counts in memory what the service reports."""
+
+    def __init__(self) -> None:
+        self.total: Counter[str] = Counter()
 
     def count(self, name: str, value: int = 1) -> None:
         """Adds `value` to the counter `name`."""
-        self[name] += value
+        self.total[name] += value
 
 
 def digest(event: Event) -> list[str]:
@@ -91,11 +94,11 @@ class DemoServer:
         await self._service.close()
 
     async def _get(self) -> tuple[dict[str, Any], Session | None]:
-        before = self._counters.copy()
+        before = self._counters.total.copy()
         start = perf_counter()
         session = await self._service.get_session(**self._key)
         ms = _ms(start)
-        risen = self._counters - before
+        risen = self._counters.total - before
         place = next((place for name, place in PLACES.items() if risen[name]), "store")
         events = [] if session is None else [digest(event) for event in session.events]
         state = {} if session is None else session.state

@@ -14,7 +14,12 @@ from rich.text import Text
 from .demo_check import Read
 from .demo_report import PLACES, Incident, Report, TurnRow, by_place
 
-PHASES = {"up": "cache up", "dead": "cache dead", "back": "cache back"}
+GROUPS = {
+    "up": "cache up",
+    "dead": "cache dead",
+    "back": "cache back",
+    "beside": "beside a write",
+}
 SHORT = {"process": "process", "cache": "Redis", "store": "SQL"}
 SHOWN_FINDINGS = 10
 
@@ -83,19 +88,24 @@ def _places(reads: list[Read]) -> str:
 
 
 def print_summary(console: Console, report: Report) -> None:
-    """Prints reads by place and phase, then the verdict."""
+    """Prints all reads by place and by what the cache was doing, then the verdict."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("all reads")
     for label in PLACES.values():
         table.add_column(label, justify="right")
-    for phase, label in PHASES.items():
-        found = by_place(read for read in report.reads if read.phase == phase)
+    for group, reads in report.read_groups().items():
+        found = by_place(reads)
         cells = [
             f"{found[place]['count']} x {found[place]['median_ms']:.2f} ms" if place in found else "-"
             for place in PLACES
         ]
-        table.add_row(label, *cells)
+        table.add_row(GROUPS[group], *cells)
     console.print(table)
+    console.print(
+        "In process: Redis said in one round trip that nothing changed since these events were decoded.\n"
+        "Beside a write the cached copy is hidden: such reads may be answered by SQL.\n",
+        style="dim",
+    )
     if report.cache_answers_again is False:
         console.print("The cache was given back, but it was not used again.", style="bold red")
     verdict = report.verdict

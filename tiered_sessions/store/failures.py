@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from typing import Final
 
 from sqlalchemy.exc import DBAPIError, InvalidRequestError, SQLAlchemyError
 from sqlalchemy.exc import IntegrityError as SqlIntegrityError
@@ -18,7 +19,7 @@ from ..errors import (
 )
 from ..urls import redact
 
-DRIVER_ERRORS: tuple[type[Exception], ...] = (SQLAlchemyError, sqlite3.Error, OSError, TimeoutError, ValueError)
+DRIVER_ERRORS: Final = (SQLAlchemyError, sqlite3.Error, OSError, TimeoutError, ValueError)
 """What a driver may raise. aiosqlite reports a closed connection by a ValueError."""
 
 _CREATE_TABLES = "let the service make its tables (create_tables=True), or run: tiered-sessions migrate"
@@ -30,7 +31,7 @@ _LOCK_NUMBERS = (1205, 3572)
 _MISSING_NUMBERS = (1146, 1054)
 _DENIED_NUMBERS = (1142, 1143, 1044, 1227)
 _LOGIN_NUMBERS = (1045, 1049, 1698)
-_VALUE_NUMBERS = (1366, 1406, 1264, 1292, 3140, 4025, 1153)
+_VALUE_NUMBERS = (1366, 1406, 1264, 1267, 1292, 3140, 4025, 1153)
 _PLACE_NUMBERS = (1290, 1836, 1040, 1203, 1041, 1021, 1114)
 
 
@@ -56,9 +57,8 @@ def is_duplicate(error: BaseException) -> bool:
     if not isinstance(error, SqlIntegrityError):
         return False
     state, code = sqlstate(error), number(error)
-    if state:
-        return state == "23505"
-    return code in (0, 1062) or code not in (1048, 1451, 1452, 1364)
+    # Any other database tells a duplicate from a missing parent only in its message.
+    return state == "23505" or code == 1062 or not (state or code)
 
 
 def is_retryable(error: BaseException) -> bool:
@@ -114,7 +114,7 @@ def _mapped(error: BaseException) -> StoreError:
     if state == "42501" or code in _DENIED_NUMBERS:
         return StoreError(f"The database user may not do this: {text}")
     if state[:2] in ("22", "54") or code in _VALUE_NUMBERS:
-        return InvalidValueError(f"The database cannot store the value; nothing was written ({state or code})")
+        return InvalidValueError(f"The database cannot store the value ({state or code}); nothing was written")
     if state[:2] in ("08", "53", "57", "25") or code in _PLACE_NUMBERS or 2000 <= code < 3000:
         return StoreUnavailableError(f"The database cannot be used now: {text}")
     if is_disconnect(error) or not isinstance(error, SQLAlchemyError):

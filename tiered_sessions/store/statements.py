@@ -60,7 +60,7 @@ def _tag(table: Table) -> tuple[ColumnElement[Any], ...]:
 
 def _locked(statement: Select[Any], table: Table) -> Select[Any]:
     # SQL Server has no FOR UPDATE and takes a hint instead.
-    return statement.with_for_update(of=table).with_hint(table, "WITH (UPDLOCK, ROWLOCK)", "mssql")
+    return statement.with_for_update().with_hint(table, "WITH (UPDLOCK, ROWLOCK)", "mssql")
 
 
 _session = select(sessions.c.app_name, sessions.c.user_id, sessions.c.id, *_tag(sessions), sessions.c.state)
@@ -189,7 +189,7 @@ INSERT_APP: Final = _insert(app_states)
 def update_session(*, adopted: bool, state: bool) -> Executable:
     """Moves a locked session on. Comparing the tag again guards where the lock does nothing."""
     compared = (
-        and_(sessions.c.revision == bindparam("revision"), sessions.c.nonce == bindparam("nonce"))
+        and_(sessions.c.revision == bindparam("old_revision"), sessions.c.nonce == bindparam("old_nonce"))
         if adopted
         else sessions.c.revision.is_(None)
     )
@@ -211,7 +211,7 @@ DELETE_SESSION: Final = delete(sessions).where(_session_key)
 # --- outbox and namespace --------------------------------------------------------------------
 
 _outbox_key = and_(
-    cache_outbox.c.kind == bindparam("kind"),
+    cache_outbox.c.kind == bindparam("scope"),
     cache_outbox.c.app_name == _a,
     cache_outbox.c.user_id == _u,
     cache_outbox.c.session_id == _s,
@@ -221,7 +221,7 @@ UPDATE_OUTBOX: Final = (
     update(cache_outbox).where(_outbox_key).values({name: bindparam(f"v_{name}") for name in _outbox_columns})
 )
 INSERT_OUTBOX: Final = _insert(cache_outbox)
-OUTBOX: Final = select(
+_outbox = select(
     cache_outbox.c.kind,
     cache_outbox.c.app_name,
     cache_outbox.c.user_id,
@@ -231,7 +231,9 @@ OUTBOX: Final = select(
     cache_outbox.c.nonce,
     cache_outbox.c.update_time,
     cache_outbox.c.stamp,
-).limit(bindparam("n", type_=Integer))
-DELETE_OUTBOX: Final = delete(cache_outbox).where(_outbox_key, cache_outbox.c.stamp == bindparam("stamp"))
+)
+# SQL Server limits only what is ordered.
+OUTBOX: Final = _outbox.order_by(*cache_outbox.primary_key).limit(bindparam("n", type_=Integer))
+DELETE_OUTBOX: Final = delete(cache_outbox).where(_outbox_key, cache_outbox.c.stamp == bindparam("seen"))
 
 NAMESPACE: Final = select(adk_internal_metadata.c.value).where(adk_internal_metadata.c.key == NAMESPACE_KEY)

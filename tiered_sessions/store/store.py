@@ -27,6 +27,7 @@ from ..records import (
     Tags,
 )
 from . import units
+from .dialects.mysql import MysqlDialect
 from .dialects.portable import InCommit, Make, PortableDialect
 from .dialects.postgresql import PostgresqlDialect
 from .dialects.sqlite import SqliteDialect
@@ -226,6 +227,8 @@ def _dialect(engine: AsyncEngine, config: TieredConfig, owned: bool) -> Portable
     match engine.dialect.name:
         case "postgresql":
             return PostgresqlDialect(engine, config)
+        case "mysql" | "mariadb":
+            return MysqlDialect(engine, config)
         case "sqlite" if engine.dialect.driver == "aiosqlite":
             return SqliteDialect(engine, config, owned=owned)
     return PortableDialect(engine, config)

@@ -266,7 +266,7 @@ def append(write: Append, outbox: Sequence[ScopeKey], flavour: Flavour) -> Unit[
     tag = Tag(
         incarnation if adopted else fresh(), start + max(len(write.events), 1), fresh(), write.update_time
     )
-    values = {**key, "revision": revision, "nonce": nonce, **_tag_values(tag)}
+    values = {**key, "old_revision": revision, "old_nonce": nonce, **_tag_values(tag)}
     state = None
     if write.session_delta is not None:
         state = write.session_delta if write.replace_state else merged(row[7], write.session_delta)
@@ -429,7 +429,7 @@ def _record(outbox: Sequence[ScopeKey], tags: Mapping[str, Tag | None]) -> Unit[
         if tag is not None:
             values = {**_tag_values(tag), "v_update_time": tag.update_time}
         values["v_stamp"] = fresh()
-        key = {"kind": scope.kind, "a": scope.app_name, "u": scope.user_id, "s": scope.session_id}
+        key = {"scope": scope.kind, "a": scope.app_name, "u": scope.user_id, "s": scope.session_id}
         if (yield Step(sql.UPDATE_OUTBOX, {**key, **values})).rowcount == 0:
             values |= {"v_kind": scope.kind, "v_app_name": scope.app_name}
             values |= {"v_user_id": scope.user_id, "v_session_id": scope.session_id}
@@ -492,11 +492,11 @@ def outbox_done(rows: Sequence[OutboxRow]) -> Unit[None]:
     """Deletes recorded invalidations that nobody renewed since."""
     done: list[Params] = [
         {
-            "kind": row.scope.kind,
+            "scope": row.scope.kind,
             "a": row.scope.app_name,
             "u": row.scope.user_id,
             "s": row.scope.session_id,
-            "stamp": row.stamp,
+            "seen": row.stamp,
         }
         for row in rows
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-_WINDOW = 20
+_WINDOW = 10
 _FAILURES = 5
 _SHORTEST = 0.005
 _LONGEST = 0.050
@@ -16,7 +16,7 @@ _DECAY = 0.999
 
 
 class Breaker:
-    """Opens when at least five, and half, of the last twenty commands failed.
+    """Opens when five of the last ten commands failed.
 
     While it is open there is no cache traffic; after a pause that doubles up to 10 s one probe is
     sent, and its success closes it. The time-out of a single command follows the slowest recent
@@ -57,8 +57,7 @@ class Breaker:
         self._results.append(False)
         # A reply that came too late says that the time-out was too short, too.
         self._slowest = min(self._slowest * 2, _LONGEST / _FACTOR)
-        failures = self._results.count(False)
-        if self.open or failures < _FAILURES or failures * 2 < len(self._results):
+        if self.open or self._results.count(False) < _FAILURES:
             return False
         self._opened_at = self._clock()
         return True

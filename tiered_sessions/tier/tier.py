@@ -369,7 +369,8 @@ class SessionTier:
         call.budget -= self._clock() - began
         if ended is Ended.TIMER:
             if wait.timer is Timer.POLL:
-                return Ended.TIMER if call.budget > 0 else Ended.SPENT
+                # Something is left over, so that whoever shares the flight still gets its load.
+                return Ended.TIMER if call.budget >= 2 * _POLL else Ended.SPENT
             # A wait cut short by the rest of the budget says nothing about the cache.
             if call.budget > 0 or limit >= self._config.cache_budget:
                 self._calls.failed()

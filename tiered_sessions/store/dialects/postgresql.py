@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import select
 from collections.abc import Sequence
@@ -20,7 +19,6 @@ from ...records import (
     Content,
     Create,
     EventRecord,
-    Failed,
     Missing,
     Older,
     Query,
@@ -30,13 +28,13 @@ from ...records import (
     Stale,
     Tag,
     Tags,
-    Unknown,
 )
 from .. import units
-from ..failures import DRIVER_ERRORS, is_disconnect, is_duplicate, is_retryable, is_timeout, mapped, unknown
-from ..units import Duplicate, Flavour, Unit
+from ..failures import DRIVER_ERRORS, is_duplicate, is_retryable, is_timeout
+from ..units import Duplicate, Flavour, Step, Unit
 from ..values import check_jsonb, documents, fresh, to_micros, to_tag, to_time
-from .portable import TRIES, InCommit, Make, PortableDialect, bounded, drive
+from .explicit import ExplicitDialect
+from .portable import TRIES, Make, bounded, drive
 
 T = TypeVar("T")
 
@@ -47,8 +45,10 @@ _KEY = "app_name = :a AND user_id = :u AND session_id = :s"
 _OBJECT = "(CASE WHEN jsonb_typeof({0}.state) = 'object' THEN {0}.state ELSE CAST('{{}}' AS jsonb) END)"
 
 
-class PostgresqlDialect(PortableDialect):
+class PostgresqlDialect(ExplicitDialect):
     """Performs units on PostgreSQL, the frequent ones by one statement in AUTOCOMMIT."""
+
+    begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
 
     def __init__(self, engine: AsyncEngine, config: TieredConfig) -> None:
         super().__init__(engine, config)
@@ -56,7 +56,6 @@ class PostgresqlDialect(PortableDialect):
         # Shares the pool; setting the level is free with asyncpg and psycopg.
         self.engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._lock = f"{round(config.lock_timeout * 1000)}ms"
-        self._statement = f"{round(config.statement_timeout * 1000)}ms"
 
     def check(self, write: Append | Create) -> None:
         for name, document in documents(write):
@@ -70,40 +69,11 @@ class PostgresqlDialect(PortableDialect):
             if not is_timeout(error):
                 raise
         # statement_timeout is for writes, which hold masks; a long list may take longer.
-        return await self._transaction(connection, make(), patience=10)
+        return await self.explicit(connection, make(), patience=10)
 
-    async def transaction(self, connection: AsyncConnection, unit: Unit[T]) -> T:
-        async with bounded(self.config):
-            return await self._transaction(connection, unit)
-
-    async def _transaction(self, connection: AsyncConnection, unit: Unit[T], patience: int = 1) -> T:
-        await connection.exec_driver_sql("BEGIN ISOLATION LEVEL READ COMMITTED")
-        committing = False
-        try:
-            limit = f"{round(self.config.statement_timeout * 1000 * patience)}ms"
-            await connection.execute(_LIMITS, {"lock": self._lock, "statement": limit})
-            result = await drive(connection, unit)
-            committing = True
-            await connection.exec_driver_sql("COMMIT")
-        except DRIVER_ERRORS as error:
-            if committing and not is_retryable(error):
-                raise InCommit from error
-            if not is_disconnect(error):
-                await connection.exec_driver_sql("ROLLBACK")
-            raise
-        except asyncio.CancelledError:
-            await connection.invalidate()
-            raise
-        except BaseException:
-            await connection.exec_driver_sql("ROLLBACK")
-            raise
-        return result
-
-    def failed(self, error: Exception) -> Failed | Unknown:
-        # A lone statement commits by itself: without its answer nothing is known.
-        if is_disconnect(error):
-            return Unknown(unknown(error))
-        return super().failed(error)
+    async def limits(self, connection: AsyncConnection, patience: int) -> None:
+        statement = f"{round(self.config.statement_timeout * 1000 * patience)}ms"
+        await connection.execute(_LIMITS, {"lock": self._lock, "statement": statement})
 
     async def alive(self, connection: AsyncConnection) -> bool:
         driver: Any = (await connection.get_raw_connection()).driver_connection
@@ -199,18 +169,12 @@ class PostgresqlDialect(PortableDialect):
         return Tags(found.get("s"), found.get("u"), found.get("a"))
 
     async def _row(self, connection: AsyncConnection, statement: TextClause, params: Any) -> Any:
-        try:
-            return (await connection.execute(statement, params)).one_or_none()
-        except DRIVER_ERRORS as error:
-            if not is_timeout(error):
-                raise
-        await connection.exec_driver_sql("BEGIN READ ONLY")
-        try:
-            limits = {"lock": self._lock, "statement": f"{round(self.config.statement_timeout * 10_000)}ms"}
-            await connection.execute(_LIMITS, limits)
-            return (await connection.execute(statement, params)).one_or_none()
-        finally:
-            await connection.exec_driver_sql("ROLLBACK")
+        rows = await self.read(connection, lambda: _one(statement, params))
+        return rows[0] if rows else None
+
+
+def _one(statement: TextClause, params: Any) -> Unit[Sequence[Any]]:
+    return (yield Step(statement, params)).rows
 
 
 _LIMITS: Final = text(

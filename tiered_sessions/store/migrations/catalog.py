@@ -118,15 +118,12 @@ def is_current(connection: Connection, latest: int) -> bool:
     versions = connection.execute(select(schema_version.c.version).where(schema_version.c.version >= latest))
     if versions.scalars().all() != [latest]:
         return False
-    names = dict(
-        connection.execute(
-            select(adk_internal_metadata.c.key, adk_internal_metadata.c.value).where(
-                adk_internal_metadata.c.key.in_((SCHEMA_VERSION_KEY, NAMESPACE_KEY))
-            )
+    rows = connection.execute(
+        select(adk_internal_metadata.c.key, adk_internal_metadata.c.value).where(
+            adk_internal_metadata.c.key.in_((SCHEMA_VERSION_KEY, NAMESPACE_KEY))
         )
-        .tuples()
-        .all()
     )
+    names = {row.key: row.value for row in rows}
     return names.get(SCHEMA_VERSION_KEY) == SCHEMA_VERSION and NAMESPACE_KEY in names
 
 

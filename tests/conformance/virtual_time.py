@@ -1,0 +1,83 @@
+"""A server that seems to live by a test's clock.
+
+The scripts run verbatim behind a prelude that answers TIME, PTTL and PEXPIRE from the test's
+clock. That clock is far in the future, so the server itself never lets a key expire: the prelude
+does, as the reference does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from redis.exceptions import NoScriptError
+
+from tiered_sessions.cache.connections import Answers, Command, Connections
+from tiered_sessions.cache.redis import RedisSessionCache
+
+START = 4_000_000_000_000
+
+VIRTUAL = """
+local real, NOW = redis, %d
+local redis = {}
+function redis.call(name, key, ...)
+  if name == 'TIME' then
+    return {string.format('%%.0f', math.floor(NOW / 1000)), string.format('%%.0f', NOW %% 1000 * 1000)}
+  elseif name == 'PTTL' then
+    local at = real.call('PEXPIRETIME', key)
+    return at < 0 and at or at - NOW
+  elseif name == 'PEXPIRE' then
+    return real.call('PEXPIREAT', key, string.format('%%.0f', NOW + tonumber((...))))
+  elseif name == 'SET' then
+    local value, _, life = ...
+    real.call('SET', key, value)
+    return real.call('PEXPIREAT', key, string.format('%%.0f', NOW + tonumber(life)))
+  end
+  return real.call(name, key, ...)
+end
+do
+  local at = real.call('PEXPIRETIME', KEYS[1])
+  if at >= 0 and at < NOW then real.call('DEL', KEYS[1]) end
+end
+"""
+
+
+class Clock:
+    """Milliseconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> int:
+        return self.now
+
+
+class VirtualTime:
+    """Connections whose server seems to live by `clock`."""
+
+    def __init__(self, inner: Connections, clock: Clock) -> None:
+        self.inner = inner
+        self.clock = clock
+
+    def groups(self, names: Sequence[str]) -> list[list[str]]:
+        return self.inner.groups(names)
+
+    async def fly(self, name: str, commands: Sequence[Command]) -> Answers:
+        if commands[0][0] == "EVALSHA":
+            return Answers("", [NoScriptError("as if flushed")])
+        prelude = VIRTUAL % self.clock.now
+        if commands[0][0] == "EVAL":
+            (_, text, *rest) = commands[0]
+            return await self.inner.fly(name, [("EVAL", f"{prelude}\n{text}", *rest)])
+        for command in commands[1:]:
+            await self.inner.fly(name, [("EVAL", prelude, 1, str(command[1]))])
+        answers = await self.inner.fly(name, commands)
+        answers.replies[0] = [self.clock.now // 1000, self.clock.now % 1000 * 1000]
+        return answers
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+
+def live_by(cache: RedisSessionCache, clock: Clock) -> None:
+    """Makes the server behind `cache` seem to live by `clock`."""
+    cache._connections = VirtualTime(cache._connections, clock)

@@ -1,0 +1,64 @@
+-- create table tiered_sessions_schema
+CREATE TABLE tiered_sessions_schema (
+    version INTEGER NOT NULL,
+    PRIMARY KEY (version)
+);
+
+-- add column sessions.incarnation
+ALTER TABLE sessions ADD COLUMN incarnation BIGINT;
+
+-- add column sessions.revision
+ALTER TABLE sessions ADD COLUMN revision BIGINT;
+
+-- add column sessions.nonce
+ALTER TABLE sessions ADD COLUMN nonce BIGINT;
+
+-- add column sessions.expires_at
+ALTER TABLE sessions ADD COLUMN expires_at TIMESTAMP WITHOUT TIME ZONE;
+
+-- add column app_states.incarnation
+ALTER TABLE app_states ADD COLUMN incarnation BIGINT;
+
+-- add column app_states.revision
+ALTER TABLE app_states ADD COLUMN revision BIGINT;
+
+-- add column app_states.nonce
+ALTER TABLE app_states ADD COLUMN nonce BIGINT;
+
+-- add column user_states.incarnation
+ALTER TABLE user_states ADD COLUMN incarnation BIGINT;
+
+-- add column user_states.revision
+ALTER TABLE user_states ADD COLUMN revision BIGINT;
+
+-- add column user_states.nonce
+ALTER TABLE user_states ADD COLUMN nonce BIGINT;
+
+-- add column events.seq
+ALTER TABLE events ADD COLUMN seq BIGINT;
+
+-- create table cache_outbox
+CREATE TABLE cache_outbox (
+    kind VARCHAR(16) NOT NULL,
+    app_name VARCHAR(128) NOT NULL,
+    user_id VARCHAR(128) NOT NULL,
+    session_id VARCHAR(128) NOT NULL,
+    incarnation BIGINT,
+    revision BIGINT,
+    nonce BIGINT,
+    update_time BIGINT,
+    stamp BIGINT NOT NULL,
+    PRIMARY KEY (kind, app_name, user_id, session_id)
+);
+
+-- create index idx_events_app_user_session_ts_id
+CREATE INDEX CONCURRENTLY idx_events_app_user_session_ts_id ON events (app_name, user_id, session_id, timestamp DESC, id DESC);
+
+-- create index uq_events_app_user_session_seq
+CREATE UNIQUE INDEX CONCURRENTLY uq_events_app_user_session_seq ON events (app_name, user_id, session_id, seq);
+
+-- insert adk_internal_metadata row tiered_sessions_namespace
+INSERT INTO adk_internal_metadata (key, value) VALUES ('tiered_sessions_namespace', substr(md5(random()::text || clock_timestamp()::text), 1, 16));
+
+-- insert tiered_sessions_schema row 1
+INSERT INTO tiered_sessions_schema (version) VALUES (1);

@@ -1,0 +1,93 @@
+-- create table tiered_sessions_schema
+CREATE TABLE tiered_sessions_schema (
+    version INTEGER NOT NULL,
+    PRIMARY KEY (version)
+);
+
+-- create table adk_internal_metadata
+CREATE TABLE adk_internal_metadata (
+    "key" VARCHAR(128) NOT NULL,
+    value VARCHAR(256) NOT NULL,
+    PRIMARY KEY ("key")
+);
+
+-- insert adk_internal_metadata row schema_version
+INSERT INTO adk_internal_metadata ("key", value) VALUES ('schema_version', '1');
+
+-- create table sessions
+CREATE TABLE sessions (
+    app_name VARCHAR(128) NOT NULL,
+    user_id VARCHAR(128) NOT NULL,
+    id VARCHAR(128) NOT NULL,
+    state TEXT NOT NULL,
+    create_time DATETIME NOT NULL,
+    update_time DATETIME NOT NULL,
+    incarnation BIGINT,
+    revision BIGINT,
+    nonce BIGINT,
+    expires_at DATETIME,
+    PRIMARY KEY (app_name, user_id, id)
+);
+
+-- create table events
+CREATE TABLE events (
+    id VARCHAR(128) NOT NULL,
+    app_name VARCHAR(128) NOT NULL,
+    user_id VARCHAR(128) NOT NULL,
+    session_id VARCHAR(128) NOT NULL,
+    invocation_id VARCHAR(256) NOT NULL,
+    timestamp DATETIME NOT NULL,
+    event_data TEXT,
+    seq BIGINT,
+    PRIMARY KEY (id, app_name, user_id, session_id),
+    FOREIGN KEY(app_name, user_id, session_id) REFERENCES sessions (app_name, user_id, id) ON DELETE CASCADE
+);
+
+-- create table app_states
+CREATE TABLE app_states (
+    app_name VARCHAR(128) NOT NULL,
+    state TEXT NOT NULL,
+    update_time DATETIME NOT NULL,
+    incarnation BIGINT,
+    revision BIGINT,
+    nonce BIGINT,
+    PRIMARY KEY (app_name)
+);
+
+-- create table user_states
+CREATE TABLE user_states (
+    app_name VARCHAR(128) NOT NULL,
+    user_id VARCHAR(128) NOT NULL,
+    state TEXT NOT NULL,
+    update_time DATETIME NOT NULL,
+    incarnation BIGINT,
+    revision BIGINT,
+    nonce BIGINT,
+    PRIMARY KEY (app_name, user_id)
+);
+
+-- create table cache_outbox
+CREATE TABLE cache_outbox (
+    kind VARCHAR(16) NOT NULL,
+    app_name VARCHAR(128) NOT NULL,
+    user_id VARCHAR(128) NOT NULL,
+    session_id VARCHAR(128) NOT NULL,
+    incarnation BIGINT,
+    revision BIGINT,
+    nonce BIGINT,
+    update_time BIGINT,
+    stamp BIGINT NOT NULL,
+    PRIMARY KEY (kind, app_name, user_id, session_id)
+);
+
+-- create index idx_events_app_user_session_ts_id
+CREATE INDEX idx_events_app_user_session_ts_id ON events (app_name, user_id, session_id, timestamp DESC, id DESC);
+
+-- create index uq_events_app_user_session_seq
+CREATE UNIQUE INDEX uq_events_app_user_session_seq ON events (app_name, user_id, session_id, seq);
+
+-- insert adk_internal_metadata row tiered_sessions_namespace
+INSERT INTO adk_internal_metadata ("key", value) VALUES ('tiered_sessions_namespace', lower(hex(randomblob(8))));
+
+-- insert tiered_sessions_schema row 1
+INSERT INTO tiered_sessions_schema (version) VALUES (1);
