@@ -60,7 +60,7 @@ def loads(document: bytes | str) -> Any:
     """
     try:
         return from_json(document)
-    except ValueError:
+    except (ValueError, TypeError):
         pass
     # Lone surrogates and nesting beyond 200 levels are only read by the standard library.
     try:

@@ -295,9 +295,7 @@ async def test_a_fill_is_trimmed_event_by_event(kept: SessionCache) -> None:
 async def test_an_applied_window_loses_whole_chunks(kept: SessionCache) -> None:
     await fill(kept, content(40, 40))
     for revision in range(41, 58):
-        reply = await kept.apply(
-            KEY, "writer", tag(revision - 1), tag(revision), (event(revision),), None, 0
-        )
+        reply = await kept.apply(KEY, "writer", tag(revision - 1), tag(revision), (event(revision),), None, 0)
         assert reply is ApplyReply.APPLIED
         found = (await hit(kept)).content
         # At 56 events a whole chunk can go and leave 40.

@@ -80,7 +80,7 @@ class NaiveCache:
     ) -> ApplyReply | Unavailable:
         return await self.drop(key, token, None) or ApplyReply.ABSENT
 
-    async def drop(self, key: ScopeKey, token: str | None, keep: Tag | None) -> None | Unavailable:
+    async def drop(self, key: ScopeKey, token: str | None, keep: Tag | None) -> Unavailable | None:
         reply = await self._do("DEL", f"naive:{key.session_id}")
         return reply if isinstance(reply, Unavailable) else None
 

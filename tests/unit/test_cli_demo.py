@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tiered_sessions import __version__
 from tiered_sessions.cli import demo_cache
 from tiered_sessions.cli.demo_cache import find_server
 from tiered_sessions.cli.demo_recording import load_recording, with_delta
@@ -160,6 +161,19 @@ def test_help_explains_the_demo_and_hides_the_seam() -> None:
     assert all(option in text for option in ("--db", "--cache", "--turns", "--json", "Exit status"))
     assert "cache-factory" not in text
     assert "completion" not in tiered_sessions("--help").stdout
+
+
+def test_migrate_is_reached_with_its_own_options() -> None:
+    """The command is imported only when asked for; its help, its errors and its work are its own."""
+    assert "--print-sql" in tiered_sessions("migrate", "--help").stdout
+    assert "create table" in tiered_sessions("migrate", "--print-sql", "--dialect", "sqlite").stdout.lower()
+    wrong = tiered_sessions("migrate", "--dry-run", "--print-sql")
+    assert wrong.returncode == 2
+    assert len(wrong.stderr.splitlines()) == 1
+
+
+def test_version() -> None:
+    assert tiered_sessions("--version").stdout == f"tiered-sessions {__version__}\n"
 
 
 def test_the_command_line_starts_without_heavy_imports() -> None:

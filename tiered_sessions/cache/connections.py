@@ -26,6 +26,8 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from ..errors import ConfigurationError
+
 Command = Sequence[str | bytes | int]
 FAULTS = (RedisError, RedisClusterException, OSError)
 """What an unreachable, refusing or broken server makes redis-py raise."""
@@ -248,9 +250,7 @@ async def _collect(connection: Connection, replies: list[Any], count: int) -> No
         replies.append(reply)
 
 
-async def _abandon(
-    connection: Connection, release: Callable[[Connection], Awaitable[None]]
-) -> None:
+async def _abandon(connection: Connection, release: Callable[[Connection], Awaitable[None]]) -> None:
     try:
         await connection.disconnect(nowait=True)
     finally:
@@ -269,7 +269,15 @@ def _stamp(server: Any, replication: Any) -> str:
 
 
 def adopt(client: Redis | RedisCluster, timeout: float) -> Connections:
-    """Returns the way through a client of the caller's, who closes it."""
+    """Returns the way through a client of the caller's, who closes it.
+
+    Raises:
+        ConfigurationError: The client is of another kind, or reads from replicas.
+    """
     if isinstance(client, RedisCluster):
+        if client.read_from_replicas or client.load_balancing_strategy is not None:
+            raise ConfigurationError("the cache is never read from replicas: give a client that does not")
         return ClusterConnections(client, timeout, owned=False)
-    return PoolConnections(client.connection_pool, timeout, ())
+    if isinstance(client, Redis):
+        return PoolConnections(client.connection_pool, timeout, ())
+    raise ConfigurationError("the cache takes a URL or a client of redis.asyncio")

@@ -165,7 +165,7 @@ class MemoryCache:
         self._put(key, replace(slot, masks=masks, lease=None).living(now + 2 * self.limits.mask_life))
         return now
 
-    async def release(self, key: ScopeKey, token: str) -> None | Unavailable:
+    async def release(self, key: ScopeKey, token: str) -> Unavailable | None:
         self._put(key, self._get(key, self._clock()).without(token))
         return None
 
@@ -238,7 +238,7 @@ class MemoryCache:
         self._put(key, slot)
         return reply
 
-    async def drop(self, key: ScopeKey, token: str | None, keep: Tag | None) -> None | Unavailable:
+    async def drop(self, key: ScopeKey, token: str | None, keep: Tag | None) -> Unavailable | None:
         slot = replace(self._get(key, self._clock()).without(token), lease=None)
         if slot.entry is not None and slot.entry.tag != keep:
             slot = replace(slot, entry=None)
@@ -250,9 +250,7 @@ class MemoryCache:
         slot = self._get(key, now)
         if slot.entry is None or slot.entry.tag != tag:
             return False
-        entry = replace(
-            slot.entry, validated_at=max(slot.entry.validated_at, validated_at), stamp=stamp
-        )
+        entry = replace(slot.entry, validated_at=max(slot.entry.validated_at, validated_at), stamp=stamp)
         self._put(key, replace(slot, entry=entry, expires=self._life(entry, now)))
         return True
 

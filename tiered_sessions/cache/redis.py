@@ -102,7 +102,7 @@ class RedisSessionCache:
         reply = await self._run("intent", key, token, self.limits.mask_life)
         return reply if isinstance(reply, Unavailable) else int(reply)
 
-    async def release(self, key: ScopeKey, token: str) -> None | Unavailable:
+    async def release(self, key: ScopeKey, token: str) -> Unavailable | None:
         reply = await self._run("release", key, token)
         return reply if isinstance(reply, Unavailable) else None
 
@@ -148,7 +148,7 @@ class RedisSessionCache:
         )
         return reply if isinstance(reply, Unavailable) else ApplyReply[reply.decode()]
 
-    async def drop(self, key: ScopeKey, token: str | None, keep: Tag | None) -> None | Unavailable:
+    async def drop(self, key: ScopeKey, token: str | None, keep: Tag | None) -> Unavailable | None:
         kept = () if keep is None else fields.tag(keep)
         reply = await self._run("drop", key, token or "", *kept)
         return reply if isinstance(reply, Unavailable) else None

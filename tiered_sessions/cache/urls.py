@@ -71,7 +71,6 @@ def _cluster(base: str, rest: str, timeout: float, max_connections: int) -> Conn
     client = RedisCluster(
         startup_nodes=nodes,
         max_connections=max_connections,
-        cluster_error_retry_attempts=0,
         ssl=base == "rediss",
         **{**_settings(timeout), **options},
     )

@@ -11,7 +11,6 @@ import typer
 from .. import __version__
 from ..errors import TieredSessionsError
 from .demo import demo_command
-from .migrate import migrate_command
 
 app = typer.Typer(
     name="tiered-sessions",
@@ -22,7 +21,21 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.command("demo")(demo_command)
-app.command("migrate")(migrate_command)
+
+
+@app.command(
+    "migrate",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def _migrate(context: typer.Context) -> None:
+    """Bring a database to the newest schema, and number the rows that stock ADK wrote."""
+    # Its module needs SQLAlchemy, a third of a second that nobody else should wait for.
+    from .migrate import migrate_command
+
+    migrate = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+    migrate.command()(migrate_command)
+    migrate(context.args, prog_name=context.command_path)
 
 
 def _print_version(asked: bool) -> None:

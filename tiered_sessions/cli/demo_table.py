@@ -31,6 +31,7 @@ class TurnTable:
         self._console = console
         # No refreshing thread: the demo forks while the table stands.
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._first = 0
 
     def __enter__(self) -> TurnTable:
         if self._live is not None:
@@ -38,10 +39,17 @@ class TurnTable:
         return self
 
     def update(self, report: Report) -> None:
-        """Draws the newest rows, as many as the terminal is high."""
-        if self._live is not None:
-            rows = max(self._console.height - 6, 4)
-            self._live.update(turn_table(report, report.rows[-rows:]), refresh=True)
+        """Draws the newest rows, as many as fit on the terminal."""
+        if self._live is None:
+            return
+        table = turn_table(report, report.rows[self._first :])
+        while self._first < len(report.rows) - 1 and self._too_high(table):
+            self._first += 1
+            table = turn_table(report, report.rows[self._first :])
+        self._live.update(table, refresh=True)
+
+    def _too_high(self, table: Table) -> bool:
+        return len(self._console.render_lines(table)) >= self._console.height
 
     def finish(self, report: Report) -> None:
         """Shows all rows."""

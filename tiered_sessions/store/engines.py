@@ -46,7 +46,9 @@ def build_engine(url: str | URL, config: TieredConfig, **engine_options: Any) ->
     except (ImportError, NoSuchModuleError) as error:
         raise missing_driver_error(address.driver) from error
     except (ArgumentError, InvalidRequestError, TypeError, ValueError) as error:
-        raise ConfigurationError(f"The engine for {redact(text)} cannot be made: {redact(str(error))}") from error
+        raise ConfigurationError(
+            f"The engine for {redact(text)} cannot be made: {redact(str(error))}"
+        ) from error
     _tell(engine, config)
     return engine
 

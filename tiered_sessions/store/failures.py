@@ -114,7 +114,9 @@ def _mapped(error: BaseException) -> StoreError:
     if state == "42501" or code in _DENIED_NUMBERS:
         return StoreError(f"The database user may not do this: {text}")
     if state[:2] in ("22", "54") or code in _VALUE_NUMBERS:
-        return InvalidValueError(f"The database cannot store the value ({state or code}); nothing was written")
+        return InvalidValueError(
+            f"The database cannot store the value ({state or code}); nothing was written"
+        )
     if state[:2] in ("08", "53", "57", "25") or code in _PLACE_NUMBERS or 2000 <= code < 3000:
         return StoreUnavailableError(f"The database cannot be used now: {text}")
     if is_disconnect(error) or not isinstance(error, SQLAlchemyError):

@@ -102,14 +102,14 @@ TAGS: Final = (
     )
     .where(_session_key)
     .union_all(
-        select(literal("user"), user_states.c.app_name, user_states.c.user_id, literal(""), *_tag(user_states))
-        .where(_user_key),
-        select(literal("app"), app_states.c.app_name, literal(""), literal(""), *_tag(app_states))
-        .where(_app_key),
+        select(
+            literal("user"), user_states.c.app_name, user_states.c.user_id, literal(""), *_tag(user_states)
+        ).where(_user_key),
+        select(literal("app"), app_states.c.app_name, literal(""), literal(""), *_tag(app_states)).where(
+            _app_key
+        ),
     )
 )
-
-
 
 
 @cache
@@ -194,7 +194,7 @@ def update_session(*, adopted: bool, state: bool) -> Executable:
         else sessions.c.revision.is_(None)
     )
     names = ["incarnation", "revision", "nonce", "update_time", *(["state"] if state else [])]
-    values = {name: bindparam(f"v_{name}") for name in names}
+    values: dict[str, Any] = {name: bindparam(f"v_{name}") for name in names}
     return update(sessions).where(_session_key, compared).values(values)
 
 

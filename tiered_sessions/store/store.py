@@ -26,7 +26,7 @@ from ..records import (
     Snapshot,
     Tags,
 )
-from . import units
+from . import outbox, reads
 from .dialects.mysql import MysqlDialect
 from .dialects.portable import InCommit, Make, PortableDialect
 from .dialects.postgresql import PostgresqlDialect
@@ -81,7 +81,7 @@ class SqlSessionStore:
 
     async def namespace(self) -> str:
         """Reads the cache namespace of this database."""
-        found = await self._perform(units.namespace)
+        found = await self._perform(reads.namespace)
         if found is None:
             raise SchemaMismatchError("The database has no cache namespace; run: tiered-sessions migrate")
         return found
@@ -108,30 +108,28 @@ class SqlSessionStore:
         """Reads sessions without events, the least recently updated first."""
         if not readable(app_name, user_id or ""):
             return ()
-        return await self._perform(lambda: units.sessions(app_name, user_id))
+        return await self._perform(lambda: reads.sessions(app_name, user_id))
 
     async def count(self, app_name: str, user_id: str | None) -> int:
         """Counts the sessions of an app, or of one user."""
         if not readable(app_name, user_id or ""):
             return 0
-        return await self._perform(lambda: units.count(app_name, user_id))
+        return await self._perform(lambda: reads.count(app_name, user_id))
 
     async def user_state(self, app_name: str, user_id: str) -> bytes:
         """Reads one user's state."""
         if not readable(app_name, user_id):
             return b"{}"
-        return await self._perform(lambda: units.user_state(app_name, user_id))
+        return await self._perform(lambda: reads.user_state(app_name, user_id))
 
     async def outbox(self, limit: int) -> Sequence[OutboxRow]:
         """Reads recorded invalidations, without locks."""
-        return await self._perform(lambda: units.outbox_rows(limit))
+        return await self._perform(lambda: outbox.recorded(limit))
 
     async def outbox_done(self, rows: Sequence[OutboxRow]) -> None:
         """Deletes recorded invalidations whose stamp is still the one seen."""
         # Deleting twice is harmless, so this may be repeated like a read.
-        await self._read(
-            lambda connection: self._dialect.perform(connection, lambda: units.outbox_done(rows))
-        )
+        await self._read(lambda connection: self._dialect.perform(connection, lambda: outbox.remove(rows)))
 
     async def _perform(self, make: Make[T]) -> T:
         return await self._read(lambda connection: self._dialect.read(connection, make))

@@ -221,7 +221,7 @@ class ReadOutbox(NamedTuple):
 
 
 class ForgetOutbox(NamedTuple):
-    """-> None."""
+    """-> None. Sent only for rows whose drop was acknowledged."""
 
     rows: tuple[OutboxRow, ...]
 
@@ -300,7 +300,8 @@ class Seal(NamedTuple):
 
 ScopedCommand: TypeAlias = Intent | Release | Lease | Fill | Apply | Drop | Touch
 CacheCommand: TypeAlias = ScopedCommand | LookUp | Elect
-StoreCommand: TypeAlias = Load | LoadOlder | ReadTags | Checkout | Write | ReadOutbox | ForgetOutbox
+SqlRead: TypeAlias = Load | LoadOlder | ReadTags | ReadOutbox | ForgetOutbox
+StoreCommand: TypeAlias = SqlRead | Checkout | Write
 Command: TypeAlias = CacheCommand | StoreCommand
 Question: TypeAlias = (
     Token | Began | Judge | Served | Observed | Wrote | Known | Keep | Probed | Young | Seal

@@ -45,48 +45,13 @@ from ..records import (
     Unknown,
 )
 from ..store.base import SessionStore
-from . import protocol
+from . import protocol, steps
 from .breaker import Breaker
 from .calls import CacheCalls, Call
 from .decoded import DecodedSessions
 from .flights import Flight, Flights
 from .floors import Floors
-from .steps import (
-    Answer,
-    Began,
-    Checkout,
-    Command,
-    Delete,
-    Ended,
-    ForgetOutbox,
-    Judge,
-    Keep,
-    Known,
-    Later,
-    Load,
-    LoadOlder,
-    Local,
-    Observed,
-    Probed,
-    Question,
-    ReadOutbox,
-    ReadTags,
-    Reply,
-    Rules,
-    Seal,
-    Send,
-    Served,
-    Steps,
-    Timer,
-    Token,
-    Wait,
-    Write,
-    Wrote,
-    Young,
-)
-from .steps import (
-    Flight as Board,
-)
+from .steps import Answer, Ended, Reply, Rules, Steps, Timer, Wait
 
 T = TypeVar("T")
 logger = logging.getLogger("tiered_sessions")
@@ -220,7 +185,7 @@ class SessionTier:
         Raises:
             CommitOutcomeUnknownError: It may be deleted.
         """
-        outcome: DeleteOutcome = await self._write(protocol.delete(Delete(key), self._rules))
+        outcome: DeleteOutcome = await self._write(protocol.delete(steps.Delete(key), self._rules))
         if isinstance(outcome, bool):
             return outcome
         raise _error(outcome)
@@ -268,10 +233,10 @@ class SessionTier:
 
     # --- performing --------------------------------------------------------------------------
 
-    async def _write(self, steps: Steps[Any]) -> Any:
+    async def _write(self, generator: Steps[Any]) -> Any:
         await self.prepare()
         call = Call(self._config.cache_budget, stoppable=True)
-        task = asyncio.create_task(self._perform(steps, call))
+        task = asyncio.create_task(self._perform(generator, call))
         try:
             outcome = await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -289,37 +254,37 @@ class SessionTier:
         assert outcome is not None, "only a cancelled call ends without an outcome"
         return outcome
 
-    async def _perform(self, steps: Steps[T], call: Call) -> T:
+    async def _perform(self, generator: Steps[T], call: Call) -> T:
         reply: Any = None
         try:
             while True:
                 try:
-                    step = steps.send(reply)
+                    step = generator.send(reply)
                 except StopIteration as done:
                     return done.value  # type: ignore[no-any-return]
-                if isinstance(step, Send):
+                if isinstance(step, steps.Send):
                     reply = self._send(step.command, call)
                 elif isinstance(step, Wait):
                     reply = await self._wait(step, call)
-                elif isinstance(step, Local):
+                elif isinstance(step, steps.Local):
                     reply = self._answer(step.question, call)
-                elif isinstance(step, Later):
+                elif isinstance(step, steps.Later):
                     self._calls.later(step.command)
                     reply = None
                 else:
                     reply = await self._board(step, call)
         finally:
-            steps.close()
+            generator.close()
             await call.end()
 
-    def _send(self, command: Command, call: Call) -> int:
-        if isinstance(command, Load | LoadOlder | ReadTags | ReadOutbox | ForgetOutbox):
-            if call.flight is not None and isinstance(command, Load):
+    def _send(self, command: steps.Command, call: Call) -> int:
+        if isinstance(command, steps.SqlRead):
+            if call.flight is not None and isinstance(command, steps.Load):
                 call.flight.left_cache()
             return call.start(self._read(command))
-        if isinstance(command, Checkout):
+        if isinstance(command, steps.Checkout):
             return call.start(self._checkout(call))
-        if isinstance(command, Write):
+        if isinstance(command, steps.Write):
             call.committed = True
             return call.start(self._commit(command, call))
         refused = self._calls.refused(command)
@@ -327,18 +292,18 @@ class SessionTier:
             return call.reply(refused)
         return call.start(self._calls.perform(command), sent=self._clock())
 
-    async def _read(self, command: Load | LoadOlder | ReadTags | ReadOutbox | ForgetOutbox) -> Any:
+    async def _read(self, command: steps.SqlRead) -> Any:
         async with self._reads:
             match command:
-                case Load(key, query):
+                case steps.Load(key, query):
                     return await self._store.load(key, query)
-                case LoadOlder(key, before_seq, query):
+                case steps.LoadOlder(key, before_seq, query):
                     return await self._store.older(key, before_seq, query)
-                case ReadTags(key):
+                case steps.ReadTags(key):
                     return await self._store.tags(key)
-                case ReadOutbox():
+                case steps.ReadOutbox():
                     return await self._store.outbox(_OUTBOX_BATCH)
-                case ForgetOutbox(rows):
+                case steps.ForgetOutbox(rows):
                     self._metrics.count(counters.OUTBOX_DRAINED, len(rows))
                     return await self._store.outbox_done(rows)
 
@@ -349,7 +314,7 @@ class SessionTier:
             return Failed(error)
         return None
 
-    async def _commit(self, command: Write, call: Call) -> Any:
+    async def _commit(self, command: steps.Write, call: Call) -> Any:
         assert call.writer is not None
         operation, outbox = command
         if outbox:
@@ -376,35 +341,35 @@ class SessionTier:
                 self._calls.failed()
         return ended
 
-    def _answer(self, question: Question, call: Call) -> Any:
+    def _answer(self, question: steps.Question, call: Call) -> Any:
         match question:
-            case Began():
+            case steps.Began():
                 return self._floors.began()
-            case Judge(scope, tag):
+            case steps.Judge(scope, tag):
                 return self._floors.judge(scope, tag)
-            case Known(key):
+            case steps.Known(key):
                 return self._decoded.find(key)
-            case Probed():
+            case steps.Probed():
                 return self._breaker.probed
-            case Served(scope, tag):
+            case steps.Served(scope, tag):
                 return self._floors.served(scope, tag)
-            case Observed(scope, tag, began):
+            case steps.Observed(scope, tag, began):
                 return self._floors.observed(scope, tag, began)
-            case Wrote(scope, tag):
+            case steps.Wrote(scope, tag):
                 return self._floors.wrote(scope, tag)
-            case Keep(key, content):
+            case steps.Keep(key, content):
                 return self._decoded.keep(key, content)
-            case Token():
+            case steps.Token():
                 self._tokens += 1
                 return f"{self._process}.{self._tokens}"
-            case Young(handles):
+            case steps.Young(handles):
                 return call.age(handles, self._clock()) < self._config.mask_age
-            case Seal():
+            case steps.Seal():
                 if call.flight is not None:
                     call.flight.sealed = True
                 return None
 
-    async def _board(self, step: Board, call: Call) -> Answer:
+    async def _board(self, step: steps.Flight, call: Call) -> Answer:
         key, query, leases = step
 
         async def fly(flight: Flight[Answer]) -> Answer:

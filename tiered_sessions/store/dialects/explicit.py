@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ...records import Failed, Unknown
 from ..failures import DRIVER_ERRORS, is_disconnect, is_retryable, unknown
-from ..units import Unit
+from ..steps import Unit
 from .portable import InCommit, Make, PortableDialect, bounded, drive
 
 T = TypeVar("T")

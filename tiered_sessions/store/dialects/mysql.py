@@ -22,9 +22,9 @@ from ...records import (
     Snapshot,
     Tag,
 )
-from .. import units
+from .. import steps, writes
 from ..failures import DRIVER_ERRORS, is_duplicate, is_retryable
-from ..units import Flavour
+from ..steps import Flavour
 from ..values import ascii_json, fresh, to_micros, to_tag, to_time
 from .explicit import ExplicitDialect
 from .portable import bounded
@@ -96,7 +96,7 @@ class MysqlDialect(ExplicitDialect):
         if row is None or row[0] is None:
             return None
         new = Tag(tag.incarnation, tag.revision + k, nonce, to_micros(row[0]))
-        return Committed(new, units.records(write, tag.revision), None, None, None)
+        return Committed(new, writes.records(write, tag.revision), None, None, None)
 
     async def load(self, connection: AsyncConnection, key: SessionKey, query: Query) -> Snapshot | None:
         limited = bool(query.limit)
@@ -149,7 +149,7 @@ def _plain(write: Append) -> bool:
 
 
 def _event(row: Any) -> EventRecord:
-    return units.event_record((row[4], row[1], row[7], row[8]))
+    return steps.event_record((row[4], row[1], row[7], row[8]))
 
 
 def _scope(row: Any, ids: tuple[str, str]) -> Content | None:
@@ -163,7 +163,8 @@ _KEY: Final = "app_name = :a AND user_id = :u AND session_id = :s"
 
 def _same_bytes(column: str, parameter: str) -> str:
     # In tables with a case-insensitive collation "=" alone finds look-alikes (R34).
-    return f"CAST(CONVERT({column} USING utf8mb4) AS BINARY) = CAST(CONVERT({parameter} USING utf8mb4) AS BINARY)"
+    ours, theirs = (f"CAST(CONVERT({side} USING utf8mb4) AS BINARY)" for side in (column, parameter))
+    return f"{ours} = {theirs}"
 
 
 @cache
@@ -175,11 +176,12 @@ def _append_statement(events: int, outbox: bool) -> TextClause:
     writes = []
     if events:
         rows = ", ".join(
-            f"(:id{n}, :a, :u, :s, :invocation{n}, :time{n}, :payload{n}, :seq{n})" for n in range(1, events + 1)
+            f"(:id{n}, :a, :u, :s, :invocation{n}, :time{n}, :payload{n}, :seq{n})"
+            for n in range(1, events + 1)
         )
         writes.append(
-            "INSERT INTO events (id, app_name, user_id, session_id, invocation_id, timestamp, event_data, seq) "
-            f"VALUES {rows};"
+            "INSERT INTO events (id, app_name, user_id, session_id, invocation_id, timestamp, event_data, "
+            f"seq) VALUES {rows};"
         )
     if outbox:
         writes.append(

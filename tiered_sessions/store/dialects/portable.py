@@ -25,7 +25,7 @@ from ...records import (
     Tags,
     Unknown,
 )
-from .. import units
+from .. import reads, writes
 from ..failures import (
     DRIVER_ERRORS,
     is_disconnect,
@@ -34,7 +34,7 @@ from ..failures import (
     mapped,
     unknown,
 )
-from ..units import Contended, Duplicate, Flavour, Reply, Rollback, Step, Unit
+from ..steps import Contended, Duplicate, Flavour, Reply, Rollback, Step, Unit
 
 T = TypeVar("T")
 Make = Callable[[], Unit[T]]
@@ -98,17 +98,17 @@ class PortableDialect:
 
     async def load(self, connection: AsyncConnection, key: SessionKey, query: Query) -> Snapshot | None:
         """Reads a session at one moment."""
-        return await self.read(connection, lambda: units.load(key, query, self.flavour))
+        return await self.read(connection, lambda: reads.load(key, query, self.flavour))
 
     async def older(
         self, connection: AsyncConnection, key: SessionKey, before_seq: int, query: Query
     ) -> Older | None:
         """Reads the events before a window, with the tag."""
-        return await self.read(connection, lambda: units.older(key, before_seq, query, self.flavour))
+        return await self.read(connection, lambda: reads.older(key, before_seq, query, self.flavour))
 
     async def tags(self, connection: AsyncConnection, key: SessionKey) -> Tags:
         """Reads the tags of the three scopes."""
-        return await self.read(connection, lambda: units.tags(key))
+        return await self.read(connection, lambda: reads.tags(key))
 
     def check(self, write: Append | Create) -> None:
         """Refuses values this database cannot store. Raises `InvalidValueError`."""
@@ -119,7 +119,7 @@ class PortableDialect:
         """Stores an append, and settles one that a unique index refused."""
         for _ in range(TRIES):
             try:
-                return await self.perform(connection, lambda: units.append(write, outbox, self.flavour))
+                return await self.perform(connection, lambda: writes.append(write, outbox, self.flavour))
             except Duplicate:
                 settled = await self.settle(connection, write)
             if settled is not None:
@@ -128,19 +128,19 @@ class PortableDialect:
 
     async def settle(self, connection: AsyncConnection, write: Append) -> AppendOutcome | None:
         """Says what became of an append that wrote nothing; None: try again."""
-        return await self.perform(connection, lambda: units.settle(write))
+        return await self.perform(connection, lambda: writes.settle(write))
 
     async def create(
         self, connection: AsyncConnection, write: Create, outbox: Sequence[ScopeKey]
     ) -> CreateOutcome:
         """Inserts a session."""
-        return await self.perform(connection, lambda: units.create(write, outbox, self.flavour))
+        return await self.perform(connection, lambda: writes.create(write, outbox, self.flavour))
 
     async def delete(
         self, connection: AsyncConnection, key: SessionKey, outbox: Sequence[ScopeKey]
     ) -> DeleteOutcome:
         """Deletes a session."""
-        return await self.perform(connection, lambda: units.delete(key, outbox))
+        return await self.perform(connection, lambda: writes.delete(key, outbox))
 
     async def alive(self, connection: AsyncConnection) -> bool:
         """Says whether a checked-out connection looks usable, without asking the server."""

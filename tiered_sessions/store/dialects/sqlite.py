@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -16,9 +16,9 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from ...config import TieredConfig
 from ...errors import StoreUnavailableError
 from ...records import Failed, SessionKey, Tags, Unknown
-from .. import units
+from .. import reads
 from ..failures import is_duplicate, mapped
-from ..units import Duplicate, Flavour, Reply, Step, Unit
+from ..steps import Duplicate, Flavour, Reply, Step, Unit
 from .portable import Make, PortableDialect
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ class SqliteDialect(PortableDialect):
         return await _hop(connection, lambda raw: _transaction(raw, "BEGIN", unit))
 
     async def tags(self, connection: AsyncConnection, key: SessionKey) -> Tags:
-        unit = units.tags(key)
+        unit = reads.tags(key)
         return await _hop(connection, lambda raw: _drive(raw, unit))
 
     async def transaction(self, connection: AsyncConnection, unit: Unit[T]) -> T:
@@ -143,6 +143,3 @@ def _compiled(statement: Executable) -> tuple[str, dict[str, Any]]:
         constants = {name: value for name, value in compiled.params.items() if value is not None}
         known = _COMPILED[statement] = (str(compiled), constants)
     return known
-
-
-__all__: Sequence[str] = ("SqliteDialect",)

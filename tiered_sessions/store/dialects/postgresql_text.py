@@ -1,0 +1,206 @@
+"""The text of PostgreSQL's statements, generated for each combination of parts and kept."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Final, NamedTuple
+
+from sqlalchemy import TextClause, text
+
+_KEY = "app_name = :a AND user_id = :u AND session_id = :s"
+_OBJECT = "(CASE WHEN jsonb_typeof({0}.state) = 'object' THEN {0}.state ELSE CAST('{{}}' AS jsonb) END)"
+
+
+LIMITS: Final = text(
+    "SELECT set_config('lock_timeout', :lock, true), set_config('statement_timeout', :statement, true)"
+)
+
+
+# --- the append statement --------------------------------------------------------------------
+
+
+class Shape(NamedTuple):
+    """Which parts an append statement has; each combination is one prepared statement."""
+
+    compared: bool
+    events: bool
+    rewritten: bool
+    session: str
+    app: bool
+    user: bool
+    outbox: tuple[str, ...]
+
+
+@cache
+def append_statement(shape: Shape) -> TextClause:
+    """Generates the statement of consistency.md 5.2.
+
+    Everything after `up` selects from it, so that nothing is written if it changed no row; the
+    counts keep the lock order session, app, user.
+    """
+    state = {
+        "": "",
+        "replace": ", state = CAST(:delta AS jsonb)",
+        "merge": f", state = {_OBJECT.format('x')} || CAST(:delta AS jsonb)",
+    }[shape.session]
+    compared = (
+        "x.incarnation = :i AND x.revision = :r AND x.nonce = :n AND x.update_time = CAST(:t AS timestamp)"
+        if shape.compared
+        else f"x.revision IS NOT NULL AND NOT EXISTS (SELECT 1 FROM events WHERE {_KEY} AND seq IS NULL)"
+    )
+    parts = [
+        "cfg AS MATERIALIZED (SELECT set_config('lock_timeout', :lock, true) AS x)",
+        "up AS (UPDATE sessions x SET revision = x.revision + CAST(:k AS bigint), nonce = :nonce, "
+        f"update_time = CAST(:time AS timestamp){state} "
+        "WHERE x.app_name = :a AND x.user_id = :u AND x.id = :s "
+        f"AND (SELECT x FROM cfg) IS NOT NULL AND {compared} "
+        "RETURNING x.incarnation, x.revision, x.nonce, x.update_time"
+        f"{', CAST(x.state AS text) AS state' if shape.session else ''})",
+    ]
+    columns, joins = ["up.*"], ""
+    if shape.events:
+        parts.append(
+            "ins AS (INSERT INTO events (id, app_name, user_id, session_id, invocation_id, timestamp, "
+            "event_data, seq) SELECT e.id, :a, :u, :s, e.invocation, e.time, CAST(e.payload AS jsonb), "
+            "up.revision - CAST(:k AS bigint) + e.number FROM up, unnest(CAST(:ids AS text[]), "
+            "CAST(:invocations AS text[]), CAST(:times AS timestamp[]), CAST(:payloads AS text[])) "
+            "WITH ORDINALITY AS e (id, invocation, time, payload, number)"
+            f"{' RETURNING seq, CAST(event_data AS text) AS payload' if shape.rewritten else ''})"
+        )
+        if shape.rewritten:
+            columns.append("(SELECT array_agg(payload ORDER BY seq) FROM ins) AS payloads")
+    if shape.app:
+        parts.append(_scope_part("app", "app_states", "app_name", ":a", ""))
+        columns.append(_scope_columns("app", "a"))
+        joins += " LEFT JOIN app ON true"
+    if shape.user:
+        order = ", (SELECT count(*) FROM app) earlier" if shape.app else ""
+        parts.append(_scope_part("usr", "user_states", "app_name, user_id", ":a, :u", order))
+        columns.append(_scope_columns("usr", "u"))
+        joins += " LEFT JOIN usr ON true"
+    if shape.outbox:
+        parts.append(_outbox_part(shape))
+    return text(f"WITH {', '.join(parts)} SELECT {', '.join(columns)} FROM up{joins}")
+
+
+def _scope_part(name: str, table: str, key: str, values: str, order: str) -> str:
+    kind = "app" if name == "app" else "user"
+    return (
+        f"{name} AS (INSERT INTO {table} AS x ({key}, state, update_time, incarnation, revision, nonce) "
+        f"SELECT {values}, CAST(:{kind}_delta AS jsonb), CAST(:time AS timestamp), "
+        f"CAST(:{kind}_i AS bigint), 0, CAST(:{kind}_n AS bigint) FROM up{order} "
+        f"ON CONFLICT ({key}) DO UPDATE SET state = {_OBJECT.format('x')} || EXCLUDED.state, "
+        "update_time = EXCLUDED.update_time, incarnation = COALESCE(x.incarnation, EXCLUDED.incarnation), "
+        "revision = COALESCE(x.revision + 1, 0), nonce = EXCLUDED.nonce "
+        "RETURNING incarnation, revision, nonce, update_time, CAST(state AS text) AS state)"
+    )
+
+
+def _scope_columns(name: str, mark: str) -> str:
+    state = "ast" if mark == "a" else "us"
+    return (
+        f"{name}.incarnation AS {mark}i, {name}.revision AS {mark}r, {name}.nonce AS {mark}n, "
+        f"{name}.update_time AS {mark}t, {name}.state AS {state}"
+    )
+
+
+def _outbox_part(shape: Shape) -> str:
+    sources = {"session": ("up", ":a, :u, :s"), "app": ("app", ":a, '', ''"), "user": ("usr", ":a, :u, ''")}
+    rows = []
+    for kind in shape.outbox:
+        name, key = sources[kind]
+        known = kind == "session" or (shape.app if kind == "app" else shape.user)
+        source = "up" if name == "up" or not known else f"up, {name}"
+        tag = f"{name}.incarnation, {name}.revision, {name}.nonce, CAST(:micros AS bigint)"
+        if not known:
+            tag = "CAST(NULL AS bigint), CAST(NULL AS bigint), CAST(NULL AS bigint), CAST(NULL AS bigint)"
+        rows.append(f"SELECT '{kind}', {key}, {tag}, CAST(:stamp_{kind} AS bigint) FROM {source}")
+    return (
+        "box AS (INSERT INTO cache_outbox (kind, app_name, user_id, session_id, incarnation, revision, "
+        f"nonce, update_time, stamp) {' UNION ALL '.join(rows)} ON CONFLICT (kind, app_name, user_id, session_id) "
+        "DO UPDATE SET incarnation = EXCLUDED.incarnation, revision = EXCLUDED.revision, "
+        "nonce = EXCLUDED.nonce, update_time = EXCLUDED.update_time, stamp = EXCLUDED.stamp)"
+    )
+
+
+# --- statements that read --------------------------------------------------------------------
+
+_EXISTS_FOREIGN = f"EXISTS (SELECT 1 FROM events WHERE {_KEY} AND seq IS NULL)"
+_SESSION = "x.app_name = :a AND x.user_id = :u AND x.id = :s"
+
+SETTLE: Final = text(
+    f"SELECT x.incarnation, x.revision, x.nonce, x.update_time, {_EXISTS_FOREIGN} AS foreign_rows, "
+    "e.ids, e.seqs, e.payloads FROM sessions x LEFT JOIN LATERAL (SELECT array_agg(id) AS ids, "
+    "array_agg(seq) AS seqs, array_agg(CAST(event_data AS text)) AS payloads FROM events "
+    f"WHERE {_KEY} AND id = ANY(CAST(:ids AS text[]))) e ON true WHERE {_SESSION}"
+)
+
+TAGS: Final = text(
+    f"SELECT 's' AS kind, x.incarnation, x.revision, x.nonce, x.update_time FROM sessions x WHERE {_SESSION} "
+    "UNION ALL SELECT 'u', incarnation, revision, nonce, update_time FROM user_states "
+    "WHERE app_name = :a AND user_id = :u "
+    "UNION ALL SELECT 'a', incarnation, revision, nonce, update_time FROM app_states WHERE app_name = :a"
+)
+
+
+class Window(NamedTuple):
+    limited: bool
+    after: bool
+    older: bool
+
+
+@cache
+def load_statement(window: Window, none: bool) -> TextClause:
+    """A session, its window and its shared scopes: one statement, one moment.
+
+    In descending order NULL comes first, so the index on seq delivers events of other programs as
+    the newest; only where the window may not show them is asked for them.
+    """
+    before, foreign = "CAST(NULL AS timestamp)", "false"
+    if window.limited and not window.after and not none:
+        # seq + 0 keeps the planner from the index on seq, along which it would read the whole log.
+        before = (
+            "CASE WHEN cardinality(e.seqs) = :limit THEN (SELECT o.timestamp FROM events o "
+            "WHERE o.app_name = :a AND o.user_id = :u AND o.session_id = :s "
+            "AND o.seq + 0 <= e.seqs[cardinality(e.seqs)] ORDER BY o.timestamp DESC LIMIT 1) END"
+        )
+    if none or window.after:
+        foreign = _EXISTS_FOREIGN
+    return text(
+        "SELECT x.incarnation, x.revision, x.nonce, x.update_time, CAST(x.state AS text) AS state, "
+        f"{foreign} AS foreign_rows, {before} AS before, {_EVENT_COLUMNS}, "
+        "u.incarnation AS ui, u.revision AS ur, u.nonce AS un, u.update_time AS ut, "
+        "CAST(u.state AS text) AS us, a.incarnation AS ai, a.revision AS ar, a.nonce AS an, "
+        "a.update_time AS at, CAST(a.state AS text) AS ast "
+        "FROM sessions x LEFT JOIN user_states u ON u.app_name = x.app_name AND u.user_id = x.user_id "
+        f"LEFT JOIN app_states a ON a.app_name = x.app_name {_window(window, none)} WHERE {_SESSION}"
+    )
+
+
+@cache
+def older_statement(window: Window, none: bool) -> TextClause:
+    return text(
+        f"SELECT x.incarnation, x.revision, x.nonce, x.update_time, {_EXISTS_FOREIGN} AS foreign_rows, "
+        f"{_EVENT_COLUMNS} FROM sessions x {_window(window, none)} WHERE {_SESSION}"
+    )
+
+
+_EVENT_COLUMNS = "e.seqs, e.ids, e.times, e.payloads"
+
+
+def _window(window: Window, none: bool) -> str:
+    conditions = [_KEY]
+    if none:
+        conditions.append("false")
+    else:
+        if window.after:
+            conditions.append("timestamp >= CAST(:after AS timestamp)")
+        if window.older:
+            conditions.append("seq < CAST(:before AS bigint)")
+    limit = " LIMIT CAST(:limit AS integer)" if window.limited and not none else ""
+    return (
+        "LEFT JOIN LATERAL (SELECT array_agg(seq) AS seqs, array_agg(id) AS ids, "
+        "array_agg(timestamp) AS times, array_agg(payload) AS payloads FROM (SELECT seq, id, timestamp, CAST(event_data AS text) AS payload "
+        f"FROM events WHERE {' AND '.join(conditions)} "
+        f"ORDER BY seq DESC, timestamp DESC, id DESC{limit}) w) e ON true"
+    )
