@@ -276,15 +276,13 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
             )
         key = SessionKey(session.app_name, session.user_id, session.id)
         async with self._locks.hold(key):
-            updated = await self._write(session, key, split(delta), records[-1].timestamp, tuple(records))
+            await self._write(session, key, split(delta), records[-1].timestamp, tuple(records))
             known = {event.id for event in session.events}
             for event in events:
                 # Repeating an append that is in the object already must not show it twice.
                 if event.id not in known:
                     session.state.update(event.actions.state_delta)
                     session.events.append(event)
-            if updated == records[-1].timestamp:
-                session.last_update_time = events[-1].timestamp
 
     async def merge_state(self, session: SessionT, delta: Mapping[str, Any]) -> None:
         """Changes keys of the state, all scopes, without an event. Errors as `append_event`."""
@@ -317,8 +315,8 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
         events: tuple[NewEvent, ...] = (),
         *,
         replace: bool = False,
-    ) -> int:
-        """Stores, makes the object's tag and time those of the row, and returns the latter."""
+    ) -> None:
+        """Stores, and makes the object's tag and time those of the row."""
         tag = self._tag(session)
         append = Append(
             key,
@@ -335,7 +333,6 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
         current = isinstance(written, Committed) or written.latest or written.tag == append.expected
         self._set_tag(session, written.tag if current else _OUTDATED)
         session.last_update_time = written.tag.update_time / 1_000_000
-        return written.tag.update_time
 
     async def _guessed(self, session: SessionT, key: SessionKey) -> Tag:
         """Returns the tag to expect for an object made by hand, by stock ADK's rule.

@@ -140,6 +140,7 @@ class TroubledCache(MemoryCache):
         self.delay = delay
         self.turns = turns
         self.refusing = False
+        self.raising = False
         self.commands: list[str] = []
 
 
@@ -148,6 +149,8 @@ def _troubled(name: str) -> Any:
 
     async def command(self: TroubledCache, *arguments: Any) -> Any:
         self.commands.append(name)
+        if self.raising:
+            raise RuntimeError("not what the contract says")
         if self.refusing:
             down = Unavailable("refused")
             return tuple(down for _ in arguments[0]) if name == "lookup" else down

@@ -149,12 +149,13 @@ def test_the_breaker_stops_traffic_and_heals_by_itself() -> None:
     run(main())
 
 
-def test_a_refusing_cache_costs_no_time() -> None:
-    """I7: an error is answered from SQL at once."""
+@pytest.mark.parametrize("trouble", ["refusing", "raising"])
+def test_a_failing_cache_costs_no_time(trouble: str) -> None:
+    """I7: an error is answered from SQL at once, even one that the contract forbids."""
 
     async def main() -> None:
         store, cache = ToyStore(), TroubledCache()
-        cache.refusing = True
+        setattr(cache, trouble, True)
         sessions = tier(store, cache)
         assert await timed(append(sessions, "a", user=True)) == 0
         assert await names(sessions) == ["a"]

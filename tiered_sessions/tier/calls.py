@@ -193,13 +193,17 @@ class CacheCalls:
         if self._cache is not None and self._breaker.probe_due:
             self._breaker.probe_sent()
             self._spawn(self._probe(self._cache))
-        down = Unavailable("the circuit breaker is open")
-        return tuple(down for _ in command.keys) if isinstance(command, LookUp) else down
+        return _unavailable(command, "the circuit breaker is open")
 
     async def perform(self, command: CacheCommand) -> Any:
         """Performs one command and tells the breaker how it went."""
         began = self._clock()
-        reply = await self._dispatch(command)
+        try:
+            reply = await self._dispatch(command)
+        except Exception as error:
+            # No cache may do that (cache/base.py), but if one does it must not fail the call (I7).
+            logger.exception("the cache raised %s", type(error).__name__)
+            reply = _unavailable(command, type(error).__name__)
         parts = reply if isinstance(command, LookUp) else (reply,)
         if any(isinstance(part, Unavailable) for part in parts):
             self.failed()
@@ -289,3 +293,9 @@ class CacheCalls:
                 return await cache.touch(scope, tag, validated_at, stamp)
             case Elect():
                 return await cache.elect(self._owner, _ELECTED_FOR)
+
+
+def _unavailable(command: CacheCommand, reason: str) -> Any:
+    """Returns the reply of a command that was not performed."""
+    down = Unavailable(reason)
+    return tuple(down for _ in command.keys) if isinstance(command, LookUp) else down

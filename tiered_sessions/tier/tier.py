@@ -91,7 +91,7 @@ class SessionTier:
         self._store = store
         self._cache = cache
         self._config = config
-        self._metrics = metrics or NullMetrics()
+        self._metrics = NullMetrics() if metrics is None else metrics
         self._clock = clock
         staleness = config.max_staleness
         self._rules = Rules(

@@ -115,11 +115,12 @@ def _outbox_part(shape: Shape) -> str:
         if not known:
             tag = "CAST(NULL AS bigint), CAST(NULL AS bigint), CAST(NULL AS bigint), CAST(NULL AS bigint)"
         rows.append(f"SELECT '{kind}', {key}, {tag}, CAST(:stamp_{kind} AS bigint) FROM {source}")
+    key = "kind, app_name, user_id, session_id"
+    columns = ("incarnation", "revision", "nonce", "update_time", "stamp")
+    changes = ", ".join(f"{column} = EXCLUDED.{column}" for column in columns)
     return (
-        "box AS (INSERT INTO cache_outbox (kind, app_name, user_id, session_id, incarnation, revision, "
-        f"nonce, update_time, stamp) {' UNION ALL '.join(rows)} ON CONFLICT (kind, app_name, user_id, session_id) "
-        "DO UPDATE SET incarnation = EXCLUDED.incarnation, revision = EXCLUDED.revision, "
-        "nonce = EXCLUDED.nonce, update_time = EXCLUDED.update_time, stamp = EXCLUDED.stamp)"
+        f"box AS (INSERT INTO cache_outbox ({key}, {', '.join(columns)}) {' UNION ALL '.join(rows)} "
+        f"ON CONFLICT ({key}) DO UPDATE SET {changes})"
     )
 
 
@@ -198,9 +199,11 @@ def _window(window: Window, none: bool) -> str:
         if window.older:
             conditions.append("seq < CAST(:before AS bigint)")
     limit = " LIMIT CAST(:limit AS integer)" if window.limited and not none else ""
+    rows = (
+        "SELECT seq, id, timestamp, CAST(event_data AS text) AS payload FROM events "
+        f"WHERE {' AND '.join(conditions)} ORDER BY seq DESC, timestamp DESC, id DESC{limit}"
+    )
     return (
         "LEFT JOIN LATERAL (SELECT array_agg(seq) AS seqs, array_agg(id) AS ids, "
-        "array_agg(timestamp) AS times, array_agg(payload) AS payloads FROM (SELECT seq, id, timestamp, CAST(event_data AS text) AS payload "
-        f"FROM events WHERE {' AND '.join(conditions)} "
-        f"ORDER BY seq DESC, timestamp DESC, id DESC{limit}) w) e ON true"
+        f"array_agg(timestamp) AS times, array_agg(payload) AS payloads FROM ({rows}) w) e ON true"
     )

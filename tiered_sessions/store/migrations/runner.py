@@ -19,7 +19,7 @@ from .numbered import all_steps, latest_version
 from .script import render
 from .steps import Step
 
-_LOOKS = 20
+_LOOKS = 10
 _TRIES = 5
 
 
@@ -85,9 +85,9 @@ async def run_steps(engine: AsyncEngine, steps: Sequence[Step]) -> list[str]:
     done: list[str] = []
     async with exclusive(engine) as connection:
         for attempt in range(_TRIES):
-            shape = await connection.run_sync(read_shape)
-            refuse_unknown(shape, latest_version())
             try:
+                shape = await connection.run_sync(read_shape)
+                refuse_unknown(shape, latest_version())
                 for step in steps:
                     if step.needed(shape):
                         await connection.run_sync(_upgrade, step, shape)
@@ -122,16 +122,22 @@ async def _is_current(connection: AsyncConnection) -> bool:
 
 
 async def _known_shape(connection: AsyncConnection) -> Shape:
-    for _ in range(_LOOKS):
-        shape = await connection.run_sync(read_shape)
-        # Stock ADK makes this table first and writes its row in a second transaction.
-        half_made = (
-            adk_internal_metadata.name in shape.tables
-            and SCHEMA_VERSION_KEY not in shape.names
-            and schema_version.name not in shape.tables
-        )
-        if not half_made:
-            break
+    for attempt in range(_LOOKS):
+        try:
+            shape = await connection.run_sync(read_shape)
+        except DBAPIError as error:
+            # MySQL refuses to describe a table that another process is making.
+            if error.connection_invalidated or attempt == _LOOKS - 1:
+                raise
+        else:
+            # Stock ADK makes this table first and writes its row in a second transaction.
+            half_made = (
+                adk_internal_metadata.name in shape.tables
+                and SCHEMA_VERSION_KEY not in shape.names
+                and schema_version.name not in shape.tables
+            )
+            if not half_made:
+                break
         await asyncio.sleep(0.1)
     refuse_unknown(shape, latest_version())
     return shape
