@@ -177,6 +177,7 @@ class Relay:
     Attributes:
         url: The server's URL, leading through the relay.
         flights: Everything clients sent, by round trip, in order.
+        held: Flights that `hold_requests()` or `hold_replies()` holds back now.
         request_delay: Seconds each piece waits on its way to the server.
         reply_delay: Seconds each piece waits on its way back.
     """
@@ -192,12 +193,15 @@ class Relay:
         self._connections: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._open = {"request": asyncio.Event(), "reply": asyncio.Event()}
+        self._released = asyncio.Event()
         self._swallow = False
         self._refuse = False
+        self._hold = {"request": "", "reply": ""}
         self._numbers = iter(range(1_000_000))
         self.arrived = asyncio.Condition()
         self.url = ""
         self.flights: list[Flight] = []
+        self.held: list[Flight] = []
         self.request_delay = 0.0
         self.reply_delay = 0.0
         self.heal()
@@ -244,10 +248,22 @@ class Relay:
             if held:
                 self._open[direction].clear()
 
+    def hold_requests(self, to: str) -> None:
+        """Holds back each command that contains `to`: it does not run, its client waits."""
+        self._hold["request"] = to
+        self._released.clear()
+
+    def hold_replies(self, to: str) -> None:
+        """Holds back the reply to each command that contains `to`: it ran, its client waits."""
+        self._hold["reply"] = to
+        self._released.clear()
+
     def heal(self) -> None:
-        """Ends black hole and refusal; what was held back is delivered."""
+        """Ends black hole, holding and refusal; what was held back is delivered."""
         self._refuse = False
-        for event in self._open.values():
+        self._hold = {"request": "", "reply": ""}
+        self.held = []
+        for event in (*self._open.values(), self._released):
             event.set()
 
     def refuse(self) -> None:
@@ -288,6 +304,14 @@ class Relay:
             await asyncio.sleep(delay)
         await self._open[direction].wait()
 
+    async def _hold_back(self, direction: str, flight: Flight) -> None:
+        text = self._hold[direction]
+        if text and any(text in command for command in flight.commands if not is_upkeep(command)):
+            self.held.append(flight)
+            async with self.arrived:
+                self.arrived.notify_all()
+            await self._released.wait()
+
     async def _record(self, flight: Flight, commands: list[str], size: int) -> None:
         flight.commands += commands
         flight.size += size
@@ -327,6 +351,7 @@ class Link:
                     self._relay.flights.append(self._flight)
                     self._answered = False
                 await self._relay._record(self._flight, self._reader.feed(data), len(data))
+                await self._relay._hold_back("request", self._flight)
                 await self._relay._pass("request", self._relay.request_delay)
                 self._server.write(data)
                 await self._server.drain()
@@ -340,6 +365,7 @@ class Link:
                     self._relay._swallow = False
                     reset(self._client)
                     break
+                await self._relay._hold_back("reply", self._flight)
                 await self._relay._pass("reply", self._relay.reply_delay)
                 self._answered = True
                 self._client.write(data)

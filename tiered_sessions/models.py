@@ -15,10 +15,9 @@ from pydantic import (
     field_serializer,
 )
 from pydantic.alias_generators import to_camel
-from pydantic_core import PydanticSerializationError
+from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from .records import Tag
-from .state import json_safe
 
 
 class _Model(BaseModel):
@@ -55,7 +54,8 @@ class EventActions(_Model):
         try:
             return dict(handler(value))
         except PydanticSerializationError:
-            return dict(handler(json_safe(value)))
+            # The service has warned of this already, when it took the delta for the state.
+            return dict(handler(to_jsonable_python(value, serialize_unknown=True)))
 
 
 class Event(_Model):

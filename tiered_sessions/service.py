@@ -150,7 +150,7 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
 
     @abstractmethod
     def _encode(self, event: EventT) -> dict[str, Any]:
-        """Returns the JSON object that is stored of an event, its `actions.state_delta` included."""
+        """Returns the JSON object that is stored of an event."""
 
     @abstractmethod
     def _decode(self, stored: dict[str, Any]) -> EventT:
@@ -270,7 +270,7 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
         records = []
         for event in events:
             stored = self._encode(event)
-            delta |= (stored.get("actions") or {}).get("state_delta") or {}
+            delta |= json_safe(event.actions.state_delta)
             records.append(
                 NewEvent(event.id, event.invocation_id, _microseconds(event.timestamp), _document(stored))
             )

@@ -270,3 +270,21 @@ async def test_columns_of_a_mariadb_url_are_widened_by_migrate_only(
     stock.call("append", fresh_url, session="s", id="e1", **WHO)
     stock.call("append", fresh_url, session="s", id="e2", reuse=True, **WHO)
     stock.call("close", fresh_url)
+
+
+async def test_more_rows_than_one_batch_are_adopted_once(
+    stock: StockAdk, fresh_url: str, engine: AsyncEngine
+) -> None:
+    stock.call("create", fresh_url, session="first", **WHO)
+    stock.call("close", fresh_url)
+    statement = (
+        "INSERT INTO sessions (app_name, user_id, id, state, create_time, update_time) "
+        "SELECT '{}', user_id, '{}', state, create_time, update_time FROM sessions WHERE id = 'first'"
+    )
+    numbers = range(510)
+    await execute(engine, *(statement.format("ab"[n % 2] + "pp", f"s{n * 7919 % 1000}") for n in numbers))
+    done: list[int] = []
+    report = await migrate(engine, lambda count, total: done.append(count))
+    assert (report.adopted.sessions, report.adopted.busy) == (511, 0)
+    assert done == list(range(1, 511 + 3))
+    assert (await migrate(engine)).adopted.sessions == 0

@@ -167,6 +167,12 @@ async def test_apply_moves_the_entry_to_its_successor(kept: SessionCache, clock:
     assert (await hit(kept)).content == found.content
 
 
+async def test_apply_never_makes_an_entry_look_older(kept: SessionCache, clock: Clock) -> None:
+    await fill(kept, content(1, 1))
+    assert await kept.apply(KEY, "w", tag(1), tag(2), (event(2),), None, clock.now - 1) is ApplyReply.APPLIED
+    assert (await hit(kept)).validated_at == clock.now
+
+
 async def test_apply_never_makes_an_entry(kept: SessionCache) -> None:
     assert await kept.apply(KEY, "writer", tag(1), tag(2), (event(2),), b"{}", 0) is ApplyReply.ABSENT
     assert isinstance(await look(kept), Miss)
@@ -316,6 +322,15 @@ async def test_bytes_bound_the_window_to_single_events(kept: SessionCache) -> No
     assert (await hit(kept)).content.events == ()
     assert await kept.apply(KEY, "writer", tag(4), tag(5), (event(5),), None, 0) is ApplyReply.APPLIED
     assert (await hit(kept)).content == Content(tag(5), b'{"a":1}', (event(5),), False, None)
+
+
+@pytest.mark.parametrize("times", [(2**53, 2**53 + 1), (-(2**53) - 1, -(2**53)), (-1, 2), (-20, -3)])
+async def test_timestamps_compare_exactly(kept: SessionCache, times: tuple[int, int]) -> None:
+    old = tuple(event(seq)._replace(timestamp=times[seq % 2]) for seq in range(40))
+    await fill(kept, Content(tag(40), b"{}", old))
+    new = tuple(event(seq) for seq in range(41, 57))
+    assert await kept.apply(KEY, "writer", tag(40), tag(56), new, None, 0) is ApplyReply.APPLIED
+    assert (await hit(kept)).content.before == times[1]
 
 
 async def test_one_owner_drains(kept: SessionCache, clock: Clock) -> None:

@@ -261,7 +261,7 @@ async def test_event_comes_back_equal(service: TieredSessionService, app: str) -
         timestamp=1700000000.1234567,
         branch="a.b",
         long_running_tool_ids={"y", "x"},
-        custom_metadata={"deep": [{"n": None, "f": 1.5, "i": 2**70, "zero": 0.0}]},
+        custom_metadata={"deep": [{"f": 1.5, "i": 2**70, "n": None, "zero": 0.0}]},
         actions=EventActions(
             state_delta={"a": {"b": [1, 2.0]}}, artifact_delta={"f": 3}, transfer_to_agent="b"
         ),

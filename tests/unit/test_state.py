@@ -69,6 +69,6 @@ def test_functions_become_their_repr_with_one_warning(caplog: pytest.LogCaptureF
 def test_what_has_no_form_is_refused() -> None:
     cycle: dict[str, Any] = {}
     cycle["self"] = cycle
-    for state in (cycle, {"bytes": b"\xff"}):
+    for state in (cycle, {"bytes": b"\xff"}, {"key": {"\ud800": 1}}):
         with pytest.raises(InvalidValueError, match="nothing was written"):
             json_safe(state)

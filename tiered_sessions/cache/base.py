@@ -128,7 +128,7 @@ class SessionCache(Protocol):
         """
         ...
 
-    async def release(self, key: ScopeKey, token: str) -> None | Unavailable:
+    async def release(self, key: ScopeKey, token: str) -> Unavailable | None:
         """Takes one mask away: its write is known to have changed nothing."""
         ...
 
@@ -160,7 +160,7 @@ class SessionCache(Protocol):
         """
         ...
 
-    async def drop(self, key: ScopeKey, token: str | None, keep: Tag | None) -> None | Unavailable:
+    async def drop(self, key: ScopeKey, token: str | None, keep: Tag | None) -> Unavailable | None:
         """Deletes the entry unless its tag is `keep`; takes `token`'s mask and the lease away."""
         ...
 

@@ -15,6 +15,8 @@ from ..config import TieredConfig
 from ..errors import ConfigurationError
 from ..urls import missing_driver_error, normalise_database_url, redact
 
+_CONNECT_TIMEOUT = 10
+
 logger = logging.getLogger("tiered_sessions")
 
 
@@ -34,6 +36,9 @@ def build_engine(url: str | URL, config: TieredConfig, **engine_options: Any) ->
     options: dict[str, Any] = {**address.engine_options, **engine_options}
     options.pop("future", None)
     options["connect_args"] = {**address.connect_args, **engine_options.get("connect_args", {})}
+    name = {"asyncpg": "timeout", "oracledb": "tcp_connect_timeout"}.get(address.driver, "connect_timeout")
+    if address.driver in ("asyncpg", "psycopg", "aiomysql", "asyncmy", "oracledb"):
+        options["connect_args"].setdefault(name, _CONNECT_TIMEOUT)
     if address.memory:
         # One connection: each further one would be another, empty database.
         options = {name: value for name, value in options.items() if not name.startswith(("pool_", "max_"))}

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TypeVar
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator
+from typing import Any, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ...records import Failed, Unknown
 from ..failures import DRIVER_ERRORS, is_disconnect, is_retryable, unknown
 from ..steps import Unit
-from .portable import InCommit, Make, PortableDialect, bounded, drive
+from .portable import InCommit, Make, PortableDialect, drive
 
 T = TypeVar("T")
 
@@ -23,11 +27,23 @@ class ExplicitDialect(PortableDialect):
     async def limits(self, connection: AsyncConnection, patience: int) -> None:
         """Sets the time-outs of the transaction just begun."""
 
+    @contextlib.asynccontextmanager
+    async def bounded(self, connection: AsyncConnection, patience: int = 1) -> AsyncIterator[None]:
+        """Cuts the connection if the server has long been due to answer."""
+        driver = (await connection.get_raw_connection()).driver_connection
+        seconds = self.config.statement_timeout * patience + 0.5
+        timer = asyncio.get_running_loop().call_later(seconds, _cut, driver)
+        try:
+            yield
+        finally:
+            timer.cancel()
+
     async def read(self, connection: AsyncConnection, make: Make[T]) -> T:
-        return await drive(connection, make())
+        async with self.bounded(connection, patience=10):
+            return await drive(connection, make())
 
     async def transaction(self, connection: AsyncConnection, unit: Unit[T]) -> T:
-        async with bounded(self.config):
+        async with self.bounded(connection):
             return await self.explicit(connection, unit)
 
     async def explicit(self, connection: AsyncConnection, unit: Unit[T], patience: int = 1) -> T:
@@ -58,3 +74,17 @@ class ExplicitDialect(PortableDialect):
         if is_disconnect(error):
             return Unknown(unknown(error))
         return super().failed(error)
+
+
+def _cut(driver: Any) -> None:
+    """Closes a driver's socket, so that whoever waits for an answer hears of it at once.
+
+    Cancelling instead would have the drivers ask the server to cancel, and wait for that answer.
+    """
+    if hasattr(driver, "terminate"):  # asyncpg
+        driver.terminate()
+    elif hasattr(driver, "pgconn"):  # psycopg
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(driver.fileno())) as ours:
+            ours.shutdown(socket.SHUT_RDWR)
+    else:
+        driver.close()

@@ -27,7 +27,6 @@ from ..failures import DRIVER_ERRORS, is_duplicate, is_retryable
 from ..steps import Flavour
 from ..values import ascii_json, fresh, to_micros, to_tag, to_time
 from .explicit import ExplicitDialect
-from .portable import bounded
 
 
 class MysqlDialect(ExplicitDialect):
@@ -54,7 +53,7 @@ class MysqlDialect(ExplicitDialect):
     ) -> AppendOutcome:
         if getattr(connection.dialect, "is_mariadb", False) and _plain(write):
             try:
-                async with bounded(self.config):
+                async with self.bounded(connection):
                     committed = await self._append(connection, write, outbox)
             except DRIVER_ERRORS as error:
                 if not (is_duplicate(error) or is_retryable(error)):
@@ -107,7 +106,8 @@ class MysqlDialect(ExplicitDialect):
         if query.after is not None:
             params["after"] = to_time(query.after)
         statement = _load(query.limit != 0, limited, query.after is not None)
-        rows = (await connection.execute(statement, params)).all()
+        async with self.bounded(connection, patience=10):
+            rows = (await connection.execute(statement, params)).all()
         parts: dict[str, Any] = {row[0]: row for row in rows if row[0] != "e"}
         session = parts.get("s")
         if session is None or tuple(session[1:4]) != key:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -176,8 +175,3 @@ async def drive(connection: AsyncConnection, unit: Unit[T]) -> T:
 async def _execute(connection: AsyncConnection, step: Step) -> Reply:
     result = await connection.execute(step.statement, step.params)
     return Reply(result.all() if result.returns_rows else (), result.rowcount)
-
-
-def bounded(config: TieredConfig) -> asyncio.Timeout:
-    """Limits one statement on the client's side: a server that is gone never answers."""
-    return asyncio.timeout(config.statement_timeout + 0.5)

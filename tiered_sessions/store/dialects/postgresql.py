@@ -34,7 +34,7 @@ from ..steps import Duplicate, Flavour, Step, Unit
 from ..values import check_jsonb, documents, fresh, to_micros, to_tag, to_time
 from . import postgresql_text as sql
 from .explicit import ExplicitDialect
-from .portable import TRIES, Make, bounded, drive
+from .portable import TRIES, Make, drive
 
 T = TypeVar("T")
 
@@ -61,12 +61,14 @@ class PostgresqlDialect(ExplicitDialect):
     async def read(self, connection: AsyncConnection, make: Make[T]) -> T:
         """Performs a unit statement by statement; one that is too long is given more time once."""
         try:
-            return await drive(connection, make())
+            async with self.bounded(connection):
+                return await drive(connection, make())
         except DRIVER_ERRORS as error:
             if not is_timeout(error):
                 raise
         # statement_timeout is for writes, which hold masks; a long list may take longer.
-        return await self.explicit(connection, make(), patience=10)
+        async with self.bounded(connection, patience=10):
+            return await self.explicit(connection, make(), patience=10)
 
     async def limits(self, connection: AsyncConnection, patience: int) -> None:
         statement = f"{round(self.config.statement_timeout * 1000 * patience)}ms"
@@ -89,7 +91,7 @@ class PostgresqlDialect(ExplicitDialect):
         for _ in range(TRIES):
             if write.expected is None or write.expected.adopted:
                 try:
-                    async with bounded(self.config):
+                    async with self.bounded(connection):
                         committed = await _append(connection, write, outbox, self._lock)
                 except DRIVER_ERRORS as error:
                     if is_retryable(error):
@@ -113,7 +115,7 @@ class PostgresqlDialect(ExplicitDialect):
 
     async def settle(self, connection: AsyncConnection, write: Append) -> AppendOutcome | None:
         params = {**_params(write.key), "ids": [event.id for event in write.events]}
-        async with bounded(self.config):
+        async with self.bounded(connection):
             row = (await connection.execute(sql.SETTLE, params)).one_or_none()
         if row is None:
             return Missing()
@@ -163,16 +165,16 @@ class PostgresqlDialect(ExplicitDialect):
         )
 
     async def tags(self, connection: AsyncConnection, key: SessionKey) -> Tags:
-        rows = (await connection.execute(sql.TAGS, _params(key))).all()
+        rows = await self.read(connection, lambda: _rows(sql.TAGS, _params(key)))
         found = {row[0]: to_tag(*row[1:]) for row in rows}
         return Tags(found.get("s"), found.get("u"), found.get("a"))
 
     async def _row(self, connection: AsyncConnection, statement: TextClause, params: Any) -> Any:
-        rows = await self.read(connection, lambda: _one(statement, params))
+        rows = await self.read(connection, lambda: _rows(statement, params))
         return rows[0] if rows else None
 
 
-def _one(statement: TextClause, params: Any) -> Unit[Sequence[Any]]:
+def _rows(statement: TextClause, params: Any) -> Unit[Sequence[Any]]:
     return (yield Step(statement, params)).rows
 
 

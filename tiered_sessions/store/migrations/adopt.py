@@ -22,6 +22,7 @@ from sqlalchemy import (
     or_,
     select,
     text,
+    tuple_,
     update,
 )
 from sqlalchemy.exc import DBAPIError
@@ -115,7 +116,7 @@ async def _foreign_keys(connection: AsyncConnection, table: Table) -> AsyncItera
     while True:
         query = select(*columns).where(_FOREIGN[table.name]).order_by(*columns).limit(_BATCH)
         if after:
-            query = query.where(_beyond(columns, after))
+            query = query.where(_beyond(connection.dialect.name, columns, after))
         async with _transaction(connection, write=False):
             batch = (await connection.execute(query)).all()
         for row in batch:
@@ -125,8 +126,12 @@ async def _foreign_keys(connection: AsyncConnection, table: Table) -> AsyncItera
         after = tuple(batch[-1])
 
 
-def _beyond(columns: Sequence[ColumnElement[Any]], values: Sequence[str]) -> ColumnElement[bool]:
-    # Spelled out: not every database compares tuples.
+def _beyond(
+    dialect: str, columns: Sequence[ColumnElement[Any]], values: Sequence[str]
+) -> ColumnElement[bool]:
+    if dialect in ("postgresql", "sqlite"):
+        return tuple_(*columns) > tuple_(*values, types=[column.type for column in columns])
+    # SQL Server and Oracle compare no tuples, and MySQL finds no index range for one.
     return or_(
         *(
             and_(*(c == v for c, v in zip(columns[:i], values[:i], strict=True)), columns[i] > values[i])
