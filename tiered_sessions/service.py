@@ -276,10 +276,13 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
             )
         key = SessionKey(session.app_name, session.user_id, session.id)
         async with self._locks.hold(key):
-            await self._write(session, key, split(delta), records[-1].timestamp, tuple(records))
-            known = {event.id for event in session.events}
+            written = await self._write(
+                session, key, split(delta), records[-1].timestamp, tuple(records)
+            )
+            # Repeating an append that is in the object already must not show it twice.
+            again = isinstance(written, Already)
+            known = {event.id for event in session.events} if again else set()
             for event in events:
-                # Repeating an append that is in the object already must not show it twice.
                 if event.id not in known:
                     session.state.update(event.actions.state_delta)
                     session.events.append(event)
@@ -315,7 +318,7 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
         events: tuple[NewEvent, ...] = (),
         *,
         replace: bool = False,
-    ) -> None:
+    ) -> Committed | Already:
         """Stores, and makes the object's tag and time those of the row."""
         tag = self._tag(session)
         append = Append(
@@ -328,11 +331,12 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
             _delta(delta.app),
             replace,
         )
-        written: Committed | Already = await self._wiring.tier().append(append)
+        written = await self._wiring.tier().append(append)
         # Who holds the row's tag, or the last event, has missed nothing; who repeats an older event has.
         current = isinstance(written, Committed) or written.latest or written.tag == append.expected
         self._set_tag(session, written.tag if current else _OUTDATED)
         session.last_update_time = written.tag.update_time / 1_000_000
+        return written
 
     async def _guessed(self, session: SessionT, key: SessionKey) -> Tag:
         """Returns the tag to expect for an object made by hand, by stock ADK's rule.

@@ -190,7 +190,10 @@ class Wiring:
             config=self._config,
             create_tables=self._create_tables,
         )
-        tier = SessionTier(store, self._build_cache(), self._config, self._metrics)
+        cache = self._build_cache()
+        tier = SessionTier(
+            store, cache, self._config, self._metrics, owns_cache=cache is not self._cache
+        )
         return _Wired(weakref.ref(loop), engine, tier)
 
     def _take_spare(self, *, keep: bool) -> AsyncEngine:

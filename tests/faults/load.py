@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
+from uuid import uuid4
 
 from tests.faults.worker import Counters
 from tiered_sessions import (
@@ -26,9 +27,10 @@ from tiered_sessions import (
     TieredSessionService,
 )
 
-APP, USER = "load", "user"
+USER = "user"
 WINDOW = GetSessionConfig(num_recent_events=20)
 PAYLOAD = "x" * 1000
+READS = 3
 PATIENCE = 30.0
 
 
@@ -69,6 +71,7 @@ class Load:
         self._stopping = False
         self._progress = asyncio.Condition()
         self._tasks: list[asyncio.Task[None]] = []
+        self.app = f"load-{uuid4().hex[:12]}"
         self.logs = {name: Log() for name in self._names}
         self.reads: list[Seen] = []
         self.outages = 0
@@ -77,7 +80,7 @@ class Load:
 
     async def __aenter__(self) -> Self:
         for name in self._names:
-            await self._services[0].create_session(APP, USER, session_id=name)
+            await self._services[0].create_session(self.app, USER, session_id=name)
         for name in self._names:
             for service in self._services:
                 self._tasks.append(asyncio.create_task(self._turns(service, name)))
@@ -119,11 +122,12 @@ class Load:
 
     async def _turn(self, service: TieredSessionService, name: str) -> None:
         log = self.logs[name]
-        seen = Seen(name, time.monotonic(), len(log.acknowledged), [])
-        session = await service.get_session(APP, USER, name, WINDOW)
-        assert session is not None
-        seen.events = [event.id for event in session.events]
-        self.reads.append(seen)
+        for _ in range(READS):
+            seen = Seen(name, time.monotonic(), len(log.acknowledged), [])
+            session = await service.get_session(self.app, USER, name, WINDOW)
+            assert session is not None
+            seen.events = [event.id for event in session.events]
+            self.reads.append(seen)
         number = next(self._numbers)
         event = _event(f"e{number}", number)
         try:
@@ -145,7 +149,7 @@ class Load:
         async with asyncio.timeout(PATIENCE):
             while True:
                 try:
-                    again = await service.get_session(APP, USER, session.id, WINDOW)
+                    again = await service.get_session(self.app, USER, session.id, WINDOW)
                     assert again is not None
                     await service.append_event(again, _event(f"e{number}", number))
                 except (StaleSessionError, StoreUnavailableError, CommitOutcomeUnknownError):
@@ -163,7 +167,7 @@ class Load:
             The ages of stale reads in seconds: how long before its begin the oldest append that
             it misses was acknowledged.
         """
-        logs = {name: await _log(truth, name) for name in self._names}
+        logs = {name: await self._log(truth, name) for name in self._names}
         places = {name: {event: at for at, event in enumerate(log)} for name, log in logs.items()}
         for name, log in self.logs.items():
             stored = logs[name]
@@ -186,9 +190,14 @@ class Load:
         for service in self._services:
             await service.flush()
         for name in self._names:
-            wanted = await _log(truth, name)
+            wanted = await self._log(truth, name)
             for service in self._services:
-                assert await _log(service, name) == wanted
+                assert await self._log(service, name) == wanted
+
+    async def _log(self, service: TieredSessionService, name: str) -> list[str]:
+        session = await service.get_session(self.app, USER, name)
+        assert session is not None
+        return [event.id for event in session.events]
 
     async def hot(self, counters: Sequence[Counters]) -> None:
         """Reads until the cache answers for each service and session."""
@@ -197,7 +206,7 @@ class Load:
                 for name in self._names:
                     before = hot_reads(counter)
                     while hot_reads(counter) == before:
-                        await service.get_session(APP, USER, name, WINDOW)
+                        await service.get_session(self.app, USER, name, WINDOW)
 
 
 def hot_reads(counters: Counters) -> int:
@@ -210,9 +219,3 @@ def _event(id: str, number: int) -> Event:
     # Repeating an append must repeat its content, so the time is the number's.
     content: Any = {"parts": [{"text": PAYLOAD}]}
     return Event(id=id, author="a", content=content, timestamp=1_700_000_000 + number, actions=actions)
-
-
-async def _log(service: TieredSessionService, name: str) -> list[str]:
-    session = await service.get_session(APP, USER, name)
-    assert session is not None
-    return [event.id for event in session.events]

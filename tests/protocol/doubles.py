@@ -23,6 +23,7 @@ from tiered_sessions.records import (
     Snapshot,
     Tags,
 )
+from tiered_sessions.tier.steps import Delete
 from tiered_sessions.tier.tier import SessionTier
 
 T = TypeVar("T")
@@ -64,10 +65,12 @@ class ToyStore:
         self.sql.write(Create(KEY, 0, b"{}"), ())
         self.statements: list[str] = []
         self.gate: asyncio.Event | None = None
+        self.asked = asyncio.Event()
         self.released = 0
 
     async def _statement(self, name: str) -> None:
         self.statements.append(name)
+        self.asked.set()
         if self.gate is not None:
             await self.gate.wait()
 
@@ -113,8 +116,6 @@ class ToyStore:
         return outcome
 
     async def delete(self, key: SessionKey, outbox: Sequence[ScopeKey] = ()) -> Any:
-        from tiered_sessions.tier.steps import Delete
-
         outcome = self.sql.write(Delete(key), tuple(outbox))
         await self._statement("delete")
         return outcome
@@ -132,11 +133,15 @@ class ToyStore:
     async def close(self) -> None: ...
 
 
+def _milliseconds() -> int:
+    return int(asyncio.get_running_loop().time() * 1000)
+
+
 class TroubledCache(MemoryCache):
     """A shared cache whose replies take `delay` seconds (None: for ever) and `turns` of the loop; or that refuses."""
 
     def __init__(self, delay: float | None = 0.0, turns: int = 0) -> None:
-        super().__init__(clock=lambda: int(asyncio.get_running_loop().time() * 1000), shared=True)
+        super().__init__(clock=_milliseconds, shared=True)
         self.delay = delay
         self.turns = turns
         self.refusing = False
@@ -165,7 +170,9 @@ def _troubled(name: str) -> Any:
     return command
 
 
-for _name in ("lookup", "intent", "release", "lease", "fill", "apply", "drop", "touch", "elect", "probe"):
+_COMMANDS = "lookup intent release lease fill apply drop touch elect probe"
+
+for _name in _COMMANDS.split():
     setattr(TroubledCache, _name, _troubled(_name))
 
 

@@ -76,6 +76,7 @@ class SessionTier:
         cache: The copy, or None: everything works without it, more slowly.
         config: The numbers.
         metrics: Receives the counters.
+        owns_cache: Whether `close()` closes the cache.
         clock: Seconds, monotonic, the same as the event loop's.
     """
 
@@ -86,10 +87,12 @@ class SessionTier:
         config: TieredConfig,
         metrics: Metrics | None = None,
         *,
+        owns_cache: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._cache = cache
+        self._owns_cache = owns_cache
         self._config = config
         self._metrics = NullMetrics() if metrics is None else metrics
         self._clock = clock
@@ -227,7 +230,7 @@ class SessionTier:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._maintenance = None
-        if self._cache is not None:
+        if self._cache is not None and self._owns_cache:
             await self._cache.close()
         await self._store.close()
 

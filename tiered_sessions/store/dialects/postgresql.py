@@ -76,12 +76,13 @@ class PostgresqlDialect(ExplicitDialect):
 
     async def alive(self, connection: AsyncConnection) -> bool:
         driver: Any = (await connection.get_raw_connection()).driver_connection
-        if hasattr(driver, "is_closed"):  # asyncpg hears of it from the event loop
-            return not driver.is_closed()
-        # An idle connection has nothing to read; if it has, that is the server's farewell.
-        poll = select.poll()
-        poll.register(driver.fileno(), select.POLLIN | select.POLLHUP)
-        return not poll.poll(0)
+        if hasattr(driver, "fileno"):
+            return not _readable(driver.fileno())
+        # asyncpg hears of the end from the event loop, which may not have had its turn yet.
+        transport = getattr(driver, "_transport", None)
+        return not driver.is_closed() and (
+            transport is None or not _readable(transport.get_extra_info("socket").fileno())
+        )
 
     # --- append ---------------------------------------------------------------------------
 
@@ -176,6 +177,13 @@ class PostgresqlDialect(ExplicitDialect):
 
 def _rows(statement: TextClause, params: Any) -> Unit[Sequence[Any]]:
     return (yield Step(statement, params)).rows
+
+
+def _readable(descriptor: int) -> bool:
+    # An idle connection has nothing to read; if it has, that is the server's farewell.
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN | select.POLLHUP)
+    return bool(poll.poll(0))
 
 
 def _params(key: SessionKey) -> dict[str, Any]:
