@@ -104,6 +104,13 @@ class Wiring:
     @property
     def engine(self) -> AsyncEngine:
         """The engine of the running event loop, or the one the first loop will get."""
+        if self._given_engine is not None:
+            return self._given_engine
+        from .store.engines import transactional
+
+        return transactional(self._own_engine())
+
+    def _own_engine(self) -> AsyncEngine:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:

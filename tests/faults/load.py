@@ -56,16 +56,14 @@ class Load:
     """Runs the tasks while its `async with` block makes faults.
 
     Args:
-        services: One a server; every session is used through all of them.
-        sessions: How many sessions.
+        services: One a server. All append to one session; each has another one of which it is the only
+            writer, as chats have, and the others read it.
         store_fails: Whether calls may fail as documented for a database that is away.
     """
 
-    def __init__(
-        self, services: Sequence[TieredSessionService], *, sessions: int = 3, store_fails: bool = False
-    ) -> None:
+    def __init__(self, services: Sequence[TieredSessionService], *, store_fails: bool = False) -> None:
         self._services = services
-        self._names = [f"s{number}" for number in range(sessions)]
+        self._names = ["shared", *(f"of{number}" for number in range(len(services)))]
         self._store_fails = store_fails
         self._numbers = itertools.count()
         self._stopping = False
@@ -82,8 +80,9 @@ class Load:
         for name in self._names:
             await self._services[0].create_session(self.app, USER, session_id=name)
         for name in self._names:
-            for service in self._services:
-                self._tasks.append(asyncio.create_task(self._turns(service, name)))
+            for number, service in enumerate(self._services):
+                writes = name in ("shared", f"of{number}")
+                self._tasks.append(asyncio.create_task(self._turns(service, name, writes)))
         return self
 
     async def __aexit__(self, error: object, *_: object) -> None:
@@ -107,11 +106,11 @@ class Load:
 
     # --- one task ----------------------------------------------------------------------------
 
-    async def _turns(self, service: TieredSessionService, name: str) -> None:
+    async def _turns(self, service: TieredSessionService, name: str, writes: bool) -> None:
         while not self._stopping:
             began = time.monotonic()
             try:
-                await self._turn(service, name)
+                await self._turn(service, name, writes)
             except StoreUnavailableError:
                 if not self._store_fails:
                     raise
@@ -120,7 +119,7 @@ class Load:
             async with self._progress:
                 self._progress.notify_all()
 
-    async def _turn(self, service: TieredSessionService, name: str) -> None:
+    async def _turn(self, service: TieredSessionService, name: str, writes: bool) -> None:
         log = self.logs[name]
         for _ in range(READS):
             seen = Seen(name, time.monotonic(), len(log.acknowledged), [])
@@ -128,6 +127,8 @@ class Load:
             assert session is not None
             seen.events = [event.id for event in session.events]
             self.reads.append(seen)
+        if not writes:
+            return
         number = next(self._numbers)
         event = _event(f"e{number}", number)
         try:

@@ -59,7 +59,8 @@ class Worker:
 
     async def __aenter__(self) -> Self:
         # Addresses in the environment of whoever runs the tests are not for this process.
-        kept = {k: v for k, v in os.environ.items() if not k.endswith(("DB_URL", "DATABASE_URL", "REDIS_URL"))}
+        foreign = ("DB_URL", "DATABASE_URL", "REDIS_URL")
+        kept = {name: value for name, value in os.environ.items() if not name.endswith(foreign)}
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tests.faults.worker", json.dumps(self._settings)),
             stdin=asyncio.subprocess.PIPE,

@@ -138,7 +138,10 @@ def _milliseconds() -> int:
 
 
 class TroubledCache(MemoryCache):
-    """A shared cache whose replies take `delay` seconds (None: for ever) and `turns` of the loop; or that refuses."""
+    """A shared cache whose replies take `delay` seconds (None: for ever) and `turns` of the loop.
+
+    Or one that refuses, or raises.
+    """
 
     def __init__(self, delay: float | None = 0.0, turns: int = 0) -> None:
         super().__init__(clock=_milliseconds, shared=True)

@@ -58,6 +58,13 @@ def build_engine(url: str | URL, config: TieredConfig, **engine_options: Any) ->
     return engine
 
 
+def transactional(engine: AsyncEngine) -> AsyncEngine:
+    """Returns an engine of `build_engine` as others expect one: `begin()` begins a transaction."""
+    if engine.dialect.name == "mysql":
+        return engine.execution_options(isolation_level="REPEATABLE READ")
+    return engine
+
+
 def _tell(engine: AsyncEngine, config: TieredConfig) -> None:
     """Has every new connection told its time-outs and modes, in one round trip."""
     lock, statement = round(config.lock_timeout * 1000), round(config.statement_timeout * 1000)

@@ -97,9 +97,10 @@ def mapped(error: BaseException) -> StoreError:
 def _mapped(error: BaseException) -> StoreError:
     if isinstance(error, CheckoutTimeoutError):
         return PoolTimeoutError()
-    if isinstance(error, sqlite3.Error):
-        return _of_sqlite(error)
-    text = redact(str(getattr(error, "orig", error)).split("\n", 1)[0])[:300]
+    original = getattr(error, "orig", None) or error
+    if isinstance(original, sqlite3.Error):
+        return _of_sqlite(original)
+    text = redact(str(original).split("\n", 1)[0])[:300]
     state, code = sqlstate(error), number(error)
     if state in _LOCK_STATES or code in _LOCK_NUMBERS:
         return StoreUnavailableError("Another connection holds a lock on the session; nothing was written")
@@ -122,9 +123,6 @@ def _mapped(error: BaseException) -> StoreError:
     if is_disconnect(error) or not isinstance(error, SQLAlchemyError):
         return StoreUnavailableError(f"The database cannot be reached: {text or type(error).__name__}")
     if isinstance(error, DBAPIError):
-        original = error.orig.__cause__ if error.orig is not None else None
-        if isinstance(original, sqlite3.Error):
-            return _of_sqlite(original)
         name = type(error).__name__
         if name in ("OperationalError", "InterfaceError"):
             return StoreUnavailableError(f"The database cannot be used now: {text}")

@@ -9,7 +9,7 @@ from typing import TypeVar
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ..config import TieredConfig
-from ..errors import InvalidValueError, SchemaMismatchError
+from ..errors import InvalidValueError, SchemaMismatchError, StoreError
 from ..records import (
     Append,
     AppendOutcome,
@@ -31,6 +31,7 @@ from .dialects.mysql import MysqlDialect
 from .dialects.portable import InCommit, Make, PortableDialect
 from .dialects.postgresql import PostgresqlDialect
 from .dialects.sqlite import SqliteDialect
+from .engines import transactional
 from .failures import DRIVER_ERRORS, is_disconnect, mapped
 from .migrations.runner import prepare_schema
 from .values import check_append, check_create, distinct, readable
@@ -61,9 +62,7 @@ class SqlSessionStore:
     @property
     def engine(self) -> AsyncEngine:
         """The engine in its usual mode: `begin()` and `commit()` work on it."""
-        if self._owned and self._engine.dialect.name in ("mysql", "mariadb"):
-            return self._engine.execution_options(isolation_level="REPEATABLE READ")
-        return self._engine
+        return transactional(self._engine) if self._owned else self._engine
 
     async def prepare(self) -> None:
         """Makes or adopts the tables."""
@@ -184,7 +183,7 @@ class SqlWriter:
             append = replace(append, events=events)
         try:
             return await self._dialect.append(self._connection, append, outbox)
-        except (*DRIVER_ERRORS, InCommit) as error:
+        except (*DRIVER_ERRORS, StoreError, InCommit) as error:
             return self._dialect.failed(error)
 
     async def create(self, create: Create, outbox: Sequence[ScopeKey] = ()) -> CreateOutcome:
@@ -196,7 +195,7 @@ class SqlWriter:
             return Failed(error)
         try:
             return await self._dialect.create(self._connection, create, outbox)
-        except (*DRIVER_ERRORS, InCommit) as error:
+        except (*DRIVER_ERRORS, StoreError, InCommit) as error:
             return self._dialect.failed(error)
 
     async def delete(self, key: SessionKey, outbox: Sequence[ScopeKey] = ()) -> DeleteOutcome:
@@ -205,7 +204,7 @@ class SqlWriter:
             return False
         try:
             return await self._dialect.delete(self._connection, key, outbox)
-        except (*DRIVER_ERRORS, InCommit) as error:
+        except (*DRIVER_ERRORS, StoreError, InCommit) as error:
             return self._dialect.failed(error)
 
     async def release(self) -> None:

@@ -149,15 +149,15 @@ def ascii_json(document: bytes) -> str:
     """Writes a document in ASCII, so that a column of any character set can hold it."""
     if document.isascii():
         return document.decode()
-    text = document.decode("utf-8")
-    escaped = "".join(c if c < "\x80" else json.dumps(c)[1:-1] for c in text)
-    return escaped
+    return "".join(c if c < "\x80" else json.dumps(c)[1:-1] for c in document.decode())
 
 
 def merged(state: str | bytes, delta: bytes) -> bytes:
     """Merges a delta into a state key by key; a stored state that is no object counts as empty."""
-    document = state.encode() if isinstance(state, str) else state
-    value = codec.loads(document)
+    try:
+        value = codec.loads(state)
+    except ValueError as error:
+        raise InvalidValueError("The stored state is not JSON; nothing was written") from error
     if not isinstance(value, dict):
         value = {}
     value.update(codec.loads(delta))

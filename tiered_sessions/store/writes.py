@@ -110,7 +110,7 @@ def verdict(
 ) -> AppendOutcome:
     """Judges an append that wrote nothing by what is stored under its event ids: id first (R22)."""
     for event in events:
-        if event.id in stored and not codec.same_json(stored[event.id][1], event.payload):
+        if event.id in stored and not _same(stored[event.id][1], event.payload):
             return Conflict(event.id)
     if not stored:
         return Stale(current)
@@ -118,6 +118,14 @@ def verdict(
         return Conflict(next(event.id for event in events if event.id in stored))
     last = max(seq for seq, _ in stored.values())
     return Already(current, latest=current.adopted and current.revision == last)
+
+
+def _same(stored: bytes, sent: bytes) -> bool:
+    try:
+        return codec.same_json(stored, sent)
+    except ValueError:
+        # Another program stored what is not JSON: certainly not this event.
+        return False
 
 
 def _number(key: Params, foreign: Sequence[Row], revision: int, adopted: bool) -> Unit[int]:

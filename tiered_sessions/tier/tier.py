@@ -117,6 +117,7 @@ class SessionTier:
         self._prepared = False
         self._namespace_read = 0.0
         self._maintenance: asyncio.Task[None] | None = None
+        self._writes: set[asyncio.Task[Any]] = set()
         # A token must differ from every other process's, and from this one's own (R6).
         self._process = secrets.token_hex(6)
         self._tokens = 0
@@ -216,12 +217,15 @@ class SessionTier:
         await self._calls.flush()
 
     async def close(self) -> None:
-        """Flushes within `close_timeout`, ends the background tasks, closes both tiers."""
+        """Waits within `close_timeout` for writes under way and the cache; ends and closes the rest."""
         tasks: list[asyncio.Task[Any]] = [*self._flights.tasks]
         if self._maintenance is not None:
             tasks.append(self._maintenance)
         try:
             async with asyncio.timeout(self._config.close_timeout):
+                if self._writes:
+                    # A connection that is checked out now would never be closed.
+                    await asyncio.wait(self._writes)
                 await self.flush()
         except TimeoutError:
             logger.warning("closed before the cache was told of every write; masks will expire")
@@ -240,6 +244,8 @@ class SessionTier:
         await self.prepare()
         call = Call(self._config.cache_budget, stoppable=True)
         task = asyncio.create_task(self._perform(generator, call))
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
         try:
             outcome = await asyncio.shield(task)
         except asyncio.CancelledError:

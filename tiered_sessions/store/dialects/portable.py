@@ -38,7 +38,10 @@ from ..steps import Contended, Duplicate, Flavour, Reply, Rollback, Step, Unit
 T = TypeVar("T")
 Make = Callable[[], Unit[T]]
 
+# How often a transaction is repeated that the database gave up (deadlock, serialization), and one
+# that found its row changed where locks do nothing: then somebody else made progress each time.
 TRIES = 3
+ROUNDS = 10
 
 
 class InCommit(Exception):
@@ -64,7 +67,8 @@ class PortableDialect:
 
     async def perform(self, connection: AsyncConnection, make: Make[T]) -> T:
         """Performs a unit in a transaction of its own, again if another one came between."""
-        for _ in range(TRIES):
+        failures = 0
+        for _ in range(ROUNDS):
             try:
                 return await self.transaction(connection, make())
             except Rollback as ended:
@@ -73,7 +77,8 @@ class PortableDialect:
             except Contended:
                 continue
             except DRIVER_ERRORS as error:
-                if not is_retryable(error):
+                failures += 1
+                if failures == TRIES or not is_retryable(error):
                     raise
         raise StoreUnavailableError("Other transactions kept coming between; nothing was written")
 
