@@ -405,18 +405,57 @@ async def test_a_session_of_another_program_is_adopted_by_an_append(store: SqlSe
     assert await append(store, write) == Already(done.tag, latest=True)
 
 
-async def test_a_scope_of_another_program_is_adopted_by_a_delta(store: SqlSessionStore) -> None:
+_FOREIGN_SCOPES = (
+    "INSERT INTO user_states (app_name, user_id, state, update_time) VALUES "
+    "(:a, :u, '{\"x\": 1}', '2023-11-14 22:13:20')",
+    "INSERT INTO app_states (app_name, state, update_time) VALUES (:a, '{\"z\": 1}', '2023-11-14 22:13:20')",
+)
+
+
+async def test_scopes_of_another_program_are_adopted_by_a_create(store: SqlSessionStore) -> None:
+    key = new_key()
+    await as_stranger(store, *_FOREIGN_SCOPES, a=key.app_name, u=key.user_id)
+    made = await created(store, key)
+    assert made.user is not None
+    assert made.app is not None
+    assert made.user.tag.adopted
+    assert made.app.tag.adopted
+    assert made.user.tag.update_time == made.app.tag.update_time == START
+    assert equal(made.user.state, {"x": 1})
+    now = await loaded(store, key)
+    assert (now.user and now.user.tag, now.app and now.app.tag) == (made.user.tag, made.app.tag)
+
+
+async def test_scopes_of_another_program_are_adopted_with_the_session(store: SqlSessionStore) -> None:
     key = new_key()
     await as_stranger(
         store,
-        "INSERT INTO user_states (app_name, user_id, state, update_time) VALUES "
-        "(:a, :u, '{\"x\": 1}', '2023-11-14 22:13:20')",
+        *_FOREIGN_SCOPES,
+        "INSERT INTO sessions (app_name, user_id, id, state, create_time, update_time) VALUES "
+        "(:a, :u, :s, '{}', '2023-11-14 22:13:20.000001', '2023-11-14 22:13:20.000001')",
         a=key.app_name,
         u=key.user_id,
+        s=key.session_id,
     )
+    seen = await loaded(store, key)
+    assert seen.user is not None
+    assert not seen.user.tag.adopted
+    write = Append(key, seen.session.tag, START + 5, (event("e"),), app_delta=b'{"y":2}')
+    done = await committed(store, write)
+    assert done.app is not None
+    now = await loaded(store, key)
+    assert now.user is not None
+    assert now.app is not None
+    assert now.user.tag.adopted
+    assert now.app.tag == done.app.tag
+    assert equal(now.app.state, {"z": 1, "y": 2})
+    assert equal(now.user.state, {"x": 1})
+
+
+async def test_a_scope_of_another_program_is_merged_by_a_delta(store: SqlSessionStore) -> None:
+    key = new_key()
+    await as_stranger(store, *_FOREIGN_SCOPES, a=key.app_name, u=key.user_id)
     made = await created(store, key)
-    assert made.user is not None
-    assert made.user.tag == Tag(0, 0, 0, START)
     done = await committed(store, Append(key, made.session.tag, START, user_delta=b'{"y":2}'))
     assert done.user is not None
     assert done.user.tag.adopted

@@ -98,6 +98,10 @@ async def test_memory_is_exclusive_only_to_its_owner(sqlite_url: str) -> None:
         assert not file.exclusive
         outcomes = await asyncio.gather(*(create(memory, new_key()) for _ in range(20)))
         assert all(isinstance(outcome, Snapshot) for outcome in outcomes)
+    # By its name another engine of the process reaches the same data.
+    named = "sqlite+aiosqlite:///file:named?mode=memory&cache=shared&uri=true"
+    async with open_store(named, "memory") as shared:
+        assert not shared.exclusive
     engine = create_async_engine("sqlite+aiosqlite://", poolclass=StaticPool)
     assert not SqlSessionStore(engine, owns_engine=False, config=CONFIG).exclusive
     await engine.dispose()

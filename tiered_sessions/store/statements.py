@@ -205,6 +205,12 @@ UPDATE_USER: Final = (
 UPDATE_APP: Final = (
     update(app_states).where(_app_key).values({name: bindparam(f"v_{name}") for name in _scope_columns})
 )
+# Only names the content: whatever stock ADK writes at the same time stays.
+_adopted: dict[str, Any] = {name: bindparam(f"v_{name}") for name in ("incarnation", "revision", "nonce")}
+ADOPT_USER: Final = (
+    update(user_states).where(_user_key, user_states.c.revision.is_(None)).values(_adopted)
+)
+ADOPT_APP: Final = update(app_states).where(_app_key, app_states.c.revision.is_(None)).values(_adopted)
 DELETE_EVENTS: Final = delete(events).where(_event_key)
 DELETE_SESSION: Final = delete(sessions).where(_session_key)
 

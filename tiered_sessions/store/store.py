@@ -182,7 +182,8 @@ class SqlWriter:
         if len(events) != len(append.events):
             append = replace(append, events=events)
         try:
-            return await self._dialect.append(self._connection, append, outbox)
+            async with self._dialect.bounded(self._connection):
+                return await self._dialect.append(self._connection, append, outbox)
         except (*DRIVER_ERRORS, StoreError, InCommit) as error:
             return self._dialect.failed(error)
 
@@ -194,7 +195,8 @@ class SqlWriter:
         except InvalidValueError as error:
             return Failed(error)
         try:
-            return await self._dialect.create(self._connection, create, outbox)
+            async with self._dialect.bounded(self._connection):
+                return await self._dialect.create(self._connection, create, outbox)
         except (*DRIVER_ERRORS, StoreError, InCommit) as error:
             return self._dialect.failed(error)
 
@@ -203,7 +205,8 @@ class SqlWriter:
         if not readable(*key):
             return False
         try:
-            return await self._dialect.delete(self._connection, key, outbox)
+            async with self._dialect.bounded(self._connection):
+                return await self._dialect.delete(self._connection, key, outbox)
         except (*DRIVER_ERRORS, StoreError, InCommit) as error:
             return self._dialect.failed(error)
 
@@ -216,8 +219,8 @@ class SqlWriter:
 
 
 def _in_memory(engine: AsyncEngine) -> bool:
-    name = engine.url.database
-    return not name or ":memory:" in name or engine.url.query.get("mode") == "memory"
+    # A named or shared one ("file:...") can be opened by others of this process.
+    return engine.url.database in (None, "", ":memory:")
 
 
 def _dialect(engine: AsyncEngine, config: TieredConfig, owned: bool) -> PortableDialect:

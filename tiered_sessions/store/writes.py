@@ -76,7 +76,12 @@ def append(write: Append, outbox: Sequence[ScopeKey], flavour: Flavour) -> Unit[
     app = user = None
     if write.app_delta is not None:
         app = yield from _merge_scope(write.key.app, write.app_delta, write.update_time, flavour)
-    if write.user_delta is not None:
+    elif not adopted:
+        yield from _adopt_scope(write.key.app)
+    if write.user_delta is None:
+        if not adopted:
+            yield from _adopt_scope(write.key.user)
+    else:
         user = yield from _merge_scope(write.key.user, write.user_delta, write.update_time, flavour)
     made = {"session": tag, "user": user.tag if user else None, "app": app.tag if app else None}
     yield from record(outbox, made)
@@ -204,6 +209,9 @@ def _merge_scope(scope: ScopeKey, delta: bytes | None, update_time: int, flavour
             Failed(InvalidValueError(f"The {scope.kind} of these ids differs from a stored one only in case"))
         )
     elif delta is None:
+        if row[len(ids)] is None:
+            yield from _adopt_scope(scope)
+            row = (yield Step(read, key)).rows[0]
         return scope_content(row[len(ids) :])
     else:
         incarnation, revision = row[len(ids) : len(ids) + 2]
@@ -214,6 +222,15 @@ def _merge_scope(scope: ScopeKey, delta: bytes | None, update_time: int, flavour
     if flavour.rewrites:
         state = (yield Step(read, key)).rows[0][-1].encode()
     return Content(tag, state)
+
+
+def _adopt_scope(scope: ScopeKey) -> Unit[None]:
+    """Gives stock ADK's row of a shared scope a tag. It has no entry yet, so no mask is needed."""
+    tag = {"v_incarnation": fresh(), "v_revision": 0, "v_nonce": fresh()}
+    if scope.kind == "user":
+        yield Step(sql.ADOPT_USER, {"a": scope.app_name, "u": scope.user_id, **tag})
+    else:
+        yield Step(sql.ADOPT_APP, {"a": scope.app_name, **tag})
 
 
 # --- create and delete ------------------------------------------------------------------

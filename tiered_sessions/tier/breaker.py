@@ -8,7 +8,7 @@ from collections.abc import Callable
 _WINDOW = 10
 _FAILURES = 5
 _SHORTEST = 0.005
-_LONGEST = 0.050
+LONGEST = 0.050
 _COOLDOWN = 0.5
 _LONGEST_COOLDOWN = 10.0
 _FACTOR = 4.0
@@ -26,7 +26,7 @@ class Breaker:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._results: deque[bool] = deque(maxlen=_WINDOW)
-        self._slowest = _LONGEST / _FACTOR
+        self._slowest = LONGEST / _FACTOR
         self._cooldown = _COOLDOWN
         self._opened_at: float | None = None
         self.probed = 0
@@ -45,7 +45,7 @@ class Breaker:
     @property
     def timeout(self) -> float:
         """How long one command may take, in seconds."""
-        return min(max(self._slowest * _FACTOR, _SHORTEST), _LONGEST)
+        return min(max(self._slowest * _FACTOR, _SHORTEST), LONGEST)
 
     def succeeded(self, seconds: float) -> None:
         """Notes a reply that took `seconds`."""
@@ -56,7 +56,7 @@ class Breaker:
         """Notes a failure; true if it opened the breaker."""
         self._results.append(False)
         # A reply that came too late says that the time-out was too short, too.
-        self._slowest = min(self._slowest * 2, _LONGEST / _FACTOR)
+        self._slowest = min(self._slowest * 2, LONGEST / _FACTOR)
         if self.open or self._results.count(False) < _FAILURES:
             return False
         self._opened_at = self._clock()
@@ -72,5 +72,5 @@ class Breaker:
         self._opened_at = None
         self._cooldown = _COOLDOWN
         self._results.clear()
-        self._slowest = _LONGEST / _FACTOR
+        self._slowest = LONGEST / _FACTOR
         self.probed = now

@@ -22,7 +22,7 @@ from ..cache.base import (
 from ..metrics import Metrics
 from ..records import ScopeKey
 from ..store.base import StoreWriter
-from .breaker import Breaker
+from .breaker import LONGEST, Breaker
 from .flights import Flight
 from .steps import (
     Answer,
@@ -228,7 +228,7 @@ class CacheCalls:
         it is discarded: the mask expires and takes the entry with it.
         """
         if self.refused(command) is not None or len(self._background) >= _LATER_LIMIT:
-            self._metrics.count(counters.APPLY_DISCARDED)
+            self._metrics.count(counters.LATER_DISCARDED)
             return
         scope = command.scope
         task = self._spawn(self._follow(self._last.get(scope), command))
@@ -241,9 +241,9 @@ class CacheCalls:
         task.add_done_callback(forget)
 
     async def flush(self) -> None:
-        """Waits for the background commands."""
-        while self._background:
-            await asyncio.wait(self._background)
+        """Waits for the background commands of now; later ones are not of earlier writes."""
+        if self._background:
+            await asyncio.wait(tuple(self._background))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -252,17 +252,22 @@ class CacheCalls:
         return task
 
     async def _follow(self, earlier: asyncio.Task[None] | None, command: CacheCommand) -> None:
-        if earlier is not None and not earlier.done():
-            await asyncio.wait((earlier,))
         try:
+            # One limit for the turn and the command, so that a queue on a hanging cache ends.
             async with asyncio.timeout(_LATER_TIMEOUT):
-                await self.perform(command)
+                if earlier is not None and not earlier.done():
+                    await asyncio.wait((earlier,))
+                if not self._breaker.open:
+                    await self.perform(command)
+                    return
         except TimeoutError:
             self.failed()
+        self._metrics.count(counters.LATER_DISCARDED)
 
     async def _probe(self, cache: SessionCache) -> None:
         try:
-            async with asyncio.timeout(_LATER_TIMEOUT):
+            # No longer than a command may take: a cache that is merely slow would open it again.
+            async with asyncio.timeout(LONGEST):
                 now = await cache.probe()
         except TimeoutError:
             return

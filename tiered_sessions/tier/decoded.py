@@ -6,16 +6,18 @@ SQL did (consistency 5.4). So it adds no staleness.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cachetools import LRUCache
 
-from ..records import Content, SessionKey
+from ..records import Content, EventRecord, SessionKey
 
 _OVERHEAD = 150
 
 
-def _size(content: Content) -> int:
-    """Returns roughly how many bytes `content` takes."""
-    return sum(len(e.payload) + _OVERHEAD for e in content.events) + len(content.state) + _OVERHEAD
+def _size(events: Sequence[EventRecord]) -> int:
+    """Returns roughly how many bytes `events` take."""
+    return sum(len(event.payload) + _OVERHEAD for event in events)
 
 
 class DecodedSessions:
@@ -31,9 +33,19 @@ class DecodedSessions:
         kept = self._contents.get(key)
         return kept[0] if kept else None
 
-    def keep(self, key: SessionKey, content: Content) -> None:
-        """Keeps `content` unless it alone takes more than an eighth of the room."""
-        size = _size(content)
+    def keep(
+        self, key: SessionKey, content: Content, added: tuple[EventRecord, ...] | None = None
+    ) -> None:
+        """Keeps `content` unless it alone takes more than an eighth of the room.
+
+        `added`: the events it has more than the content kept now, so that an append does not
+        measure the whole history.
+        """
+        kept = self._contents.get(key)
+        if kept is None or added is None:
+            size = _size(content.events) + len(content.state) + _OVERHEAD
+        else:
+            size = kept[1] + _size(added) + len(content.state) - len(kept[0].state)
         if size * 8 > self._contents.maxsize:
             self._contents.pop(key, None)
         else:

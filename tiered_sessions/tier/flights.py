@@ -14,21 +14,27 @@ V = TypeVar("V")
 class Flight(Generic[V]):
     """One shared load.
 
-    It may be joined until it is sealed, which happens before it first reads. `reading` is done
-    when it no longer waits for the cache; `ahead` is the flight it starts after.
+    It may be joined until it is sealed, which happens before it first reads. `ahead` is the flight
+    it starts after.
     """
 
-    def __init__(self, ahead: asyncio.Task[V] | None) -> None:
+    def __init__(self, ahead: Flight[V] | None) -> None:
         loop = asyncio.get_running_loop()
         self.ahead = ahead
         self.sealed = False
-        self.reading: asyncio.Future[None] = loop.create_future()
+        self.left_cache: asyncio.Future[None] = loop.create_future()
         self.task: asyncio.Task[V]
 
-    def left_cache(self) -> None:
-        """Notes that from here on the flight waits for SQL."""
-        if not self.reading.done():
-            self.reading.set_result(None)
+    def leave_cache(self) -> None:
+        """Notes that from here on the flight waits for SQL only."""
+        if not self.left_cache.done():
+            self.left_cache.set_result(None)
+
+    async def wait_for_cache(self, limit: float) -> bool:
+        """Waits until it has left the cache; false if that took longer than `limit` seconds."""
+        if not self.left_cache.done():
+            await asyncio.wait((self.left_cache,), timeout=max(limit, 0.0))
+        return self.left_cache.done()
 
 
 class Flights(Generic[K, V]):
@@ -45,7 +51,7 @@ class Flights(Generic[K, V]):
         newest = self._newest.get(key)
         if newest is not None and not newest.sealed:
             return newest
-        flight = self._newest[key] = Flight(newest.task if newest else None)
+        flight = self._newest[key] = Flight(newest)
         flight.task = asyncio.get_running_loop().create_task(self._fly(key, flight, load))
         flight.task.add_done_callback(_look_at)
         return flight
@@ -58,11 +64,12 @@ class Flights(Generic[K, V]):
     async def _fly(self, key: K, flight: Flight[V], load: Callable[[Flight[V]], Awaitable[V]]) -> V:
         try:
             if flight.ahead is not None:
-                await asyncio.wait((flight.ahead,))
+                await asyncio.wait((flight.ahead.task,))
+                flight.ahead = None
             return await load(flight)
         finally:
             flight.sealed = True
-            flight.left_cache()
+            flight.leave_cache()
             if self._newest.get(key) is flight:
                 del self._newest[key]
 

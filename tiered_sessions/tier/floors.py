@@ -58,7 +58,8 @@ class Floors:
     def served(self, scope: ScopeKey, tag: Tag) -> None:
         """Raises the floor to what a caller is about to see."""
         floor = self._find(scope)
-        if floor is not None and self.judge(scope, tag) is Standing.BELOW:
+        # An own write finished while this answer was on its way: its word stays.
+        if floor is not None and self.judge(scope, tag) is not Standing.FINE:
             return
         self._set(scope, tag, floor.written if floor else 0)
 
@@ -75,8 +76,9 @@ class Floors:
         """
         floor = self._find(scope)
         if floor is not None and floor.written > began:
-            same = floor.tag and tag and floor.tag.incarnation == tag.incarnation
-            if not same or self.judge(scope, tag or floor.tag or Tag(0, 0, 0, 0)) is Standing.BELOW:
+            if floor.tag is None or tag is None or tag.incarnation != floor.tag.incarnation:
+                return False
+            if tag.revision < floor.tag.revision:
                 return False
         self._set(scope, tag, floor.written if floor else 0)
         return True

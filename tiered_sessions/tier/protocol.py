@@ -22,6 +22,7 @@ from typing import Any, Literal, NamedTuple
 
 from ..cache.base import Granted, Hit, LeaseRefused, Lookup, Masked, Miss, Unavailable
 from ..records import (
+    Already,
     Append,
     AppendOutcome,
     Committed,
@@ -86,6 +87,9 @@ from .steps import (
     Wrote,
     Young,
 )
+
+_DROPS = 16
+
 
 # --- small parts -------------------------------------------------------------------------------
 
@@ -153,12 +157,14 @@ def _verdict(found: Lookup, standing: Standing, probed: int, rules: Rules) -> Ve
     # A private cache never hears of other writers' masks (R33).
     if rules.private and not rules.exclusive:
         return Verdict.VALIDATE
+    # From a time when this process could not reach the cache: nobody may have drained (R11).
+    if found.validated_at <= probed:
+        return Verdict.VALIDATE
     if rules.max_staleness is None:
         return Verdict.SERVE
-    # Older than the probe that closed the breaker: from a time when nobody may have drained (R11).
-    if rules.max_staleness == 0 or found.now - found.validated_at > rules.max_staleness:
-        return Verdict.VALIDATE
-    return Verdict.VALIDATE if found.validated_at <= probed else Verdict.SERVE
+    age = found.now - found.validated_at
+    strong = rules.max_staleness == 0
+    return Verdict.VALIDATE if strong or age > rules.max_staleness else Verdict.SERVE
 
 
 def _look(key: SessionKey, query: Query, rules: Rules) -> Steps[Answer | Absent]:
@@ -268,6 +274,9 @@ def fetch(key: SessionKey, query: Query, leases: Sequence[ScopeKey], rules: Rule
         seen = yield from _look(key, query, rules)
         if isinstance(seen, Answer):
             return seen
+        if refused is LeaseRefused.PRESENT and key.session in seen.leases:
+            # There is an entry, and nobody can read it: make room for one that can be read.
+            yield Later(Drop(key.session, None, None))
         if refused is LeaseRefused.PRESENT or key.session not in seen.leases:
             break
 
@@ -439,6 +448,9 @@ def append(operation: Append, rules: Rules) -> Steps[AppendOutcome | None]:
         if rules.cached:
             yield from _ask(Drop(session, marked.token, None))
     elif not isinstance(outcome, Unknown | Failed):
+        if isinstance(outcome, Already):
+            # The caller is told that it is stored: its next read must show it.
+            yield Local(Observed(session, outcome.tag, began))
         yield from _release(marked)
     return outcome
 
@@ -464,8 +476,8 @@ def _extend(operation: Append, outcome: Committed) -> Steps[None]:
     if known is None or known.tag != operation.expected or outcome.numbered:
         return
     state = known.state if outcome.state is None else outcome.state
-    events = known.events + outcome.events
-    yield Local(Keep(operation.key, replace(known, tag=outcome.tag, state=state, events=events)))
+    content = replace(known, tag=outcome.tag, state=state, events=known.events + outcome.events)
+    yield Local(Keep(operation.key, content, added=outcome.events))
 
 
 def create(operation: Create, rules: Rules) -> Steps[CreateOutcome | None]:
@@ -513,10 +525,17 @@ def drain() -> Steps[int | None]:
         return None
     rows: Sequence[OutboxRow] = yield from _sql(ReadOutbox())
     done: list[OutboxRow] = []
-    for row in rows:
-        reply = yield from _ask(Drop(row.scope, None, row.tag))
-        if not isinstance(reply, Unavailable):
-            done.append(row)
+    for first in range(0, len(rows), _DROPS):
+        asked: dict[int, OutboxRow] = {}
+        for row in rows[first : first + _DROPS]:
+            asked[(yield Send(Drop(row.scope, None, row.tag)))] = row
+        while asked:
+            got = yield Wait(tuple(asked), Timer.CACHE)
+            if not isinstance(got, Reply):
+                break
+            row = asked.pop(got.handle)
+            if not isinstance(got.value, Unavailable):
+                done.append(row)
     if done:
         yield from _sql(ForgetOutbox(tuple(done)))
     return len(done)

@@ -278,14 +278,15 @@ class Known(NamedTuple):
 
 
 class Keep(NamedTuple):
-    """Keeps a session's content in the process."""
+    """Keeps a session's content in the process; `added`: what it has more than the kept one."""
 
     key: SessionKey
     content: Content
+    added: tuple[EventRecord, ...] | None = None
 
 
 class Probed(NamedTuple):
-    """-> int: server time of the probe that last closed the breaker, 0 if it never opened."""
+    """-> int: entries validated up to then (server ms) prove nothing: when the breaker last closed."""
 
 
 class Young(NamedTuple):

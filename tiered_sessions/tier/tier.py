@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ from ..errors import (
     SessionNotFoundError,
     StaleSessionError,
     StoreError,
+    StoreUnavailableError,
 )
 from ..metrics import Metrics, NullMetrics
 from ..records import (
@@ -60,6 +62,7 @@ _POLL = 0.005
 _NAMESPACE_LIFE = 5.0
 _STANDBY = 2.0
 _OUTBOX_BATCH = 500
+_CLOSED = "The service was closed while this call was under way, or before it"
 
 _SOURCES = {
     "process": counters.READ_PROCESS,
@@ -117,6 +120,8 @@ class SessionTier:
         self._prepared = False
         self._namespace_read = 0.0
         self._maintenance: asyncio.Task[None] | None = None
+        self._closed = False
+        self._validate_until: float | None = None
         self._writes: set[asyncio.Task[Any]] = set()
         # A token must differ from every other process's, and from this one's own (R6).
         self._process = secrets.token_hex(6)
@@ -126,6 +131,8 @@ class SessionTier:
 
     async def prepare(self) -> None:
         """Makes the tables ready and learns the cache namespace. Safe to repeat."""
+        if self._closed:
+            raise StoreUnavailableError(_CLOSED)
         if self._prepared:
             return
         async with self._preparing:
@@ -218,9 +225,7 @@ class SessionTier:
 
     async def close(self) -> None:
         """Waits within `close_timeout` for writes under way and the cache; ends and closes the rest."""
-        tasks: list[asyncio.Task[Any]] = [*self._flights.tasks]
-        if self._maintenance is not None:
-            tasks.append(self._maintenance)
+        self._closed = True
         try:
             async with asyncio.timeout(self._config.close_timeout):
                 if self._writes:
@@ -229,7 +234,9 @@ class SessionTier:
                 await self.flush()
         except TimeoutError:
             logger.warning("closed before the cache was told of every write; masks will expire")
-        tasks.extend(self._calls.tasks)
+        tasks: list[asyncio.Task[Any]] = [*self._flights.tasks, *self._calls.tasks]
+        if self._maintenance is not None:
+            tasks.append(self._maintenance)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -289,7 +296,7 @@ class SessionTier:
     def _send(self, command: steps.Command, call: Call) -> int:
         if isinstance(command, steps.SqlRead):
             if call.flight is not None and isinstance(command, steps.Load):
-                call.flight.left_cache()
+                call.flight.leave_cache()
             return call.start(self._read(command))
         if isinstance(command, steps.Checkout):
             return call.start(self._checkout(call))
@@ -313,8 +320,9 @@ class SessionTier:
                 case steps.ReadOutbox():
                     return await self._store.outbox(_OUTBOX_BATCH)
                 case steps.ForgetOutbox(rows):
+                    await self._store.outbox_done(rows)
                     self._metrics.count(counters.OUTBOX_DRAINED, len(rows))
-                    return await self._store.outbox_done(rows)
+                    return None
 
     async def _checkout(self, call: Call) -> Failed | None:
         try:
@@ -326,13 +334,16 @@ class SessionTier:
     async def _commit(self, command: steps.Write, call: Call) -> Any:
         assert call.writer is not None
         operation, outbox = command
-        if outbox:
-            self._metrics.count(counters.OUTBOX_WRITTEN, len(outbox))
+        outcome: AppendOutcome | CreateOutcome | DeleteOutcome
         if isinstance(operation, Append):
-            return await call.writer.append(operation, outbox)
-        if isinstance(operation, Create):
-            return await call.writer.create(operation, outbox)
-        return await call.writer.delete(operation.key, outbox)
+            outcome = await call.writer.append(operation, outbox)
+        elif isinstance(operation, Create):
+            outcome = await call.writer.create(operation, outbox)
+        else:
+            outcome = await call.writer.delete(operation.key, outbox)
+        if outbox and isinstance(outcome, Committed | Snapshot | bool):
+            self._metrics.count(counters.OUTBOX_WRITTEN, len(outbox))
+        return outcome
 
     async def _wait(self, wait: Wait, call: Call) -> Reply | Ended:
         if wait.timer is None:
@@ -359,15 +370,15 @@ class SessionTier:
             case steps.Known(key):
                 return self._decoded.find(key)
             case steps.Probed():
-                return self._breaker.probed
+                return self._breaker.probed if self._validate_until is None else sys.maxsize
             case steps.Served(scope, tag):
                 return self._floors.served(scope, tag)
             case steps.Observed(scope, tag, began):
                 return self._floors.observed(scope, tag, began)
             case steps.Wrote(scope, tag):
                 return self._floors.wrote(scope, tag)
-            case steps.Keep(key, content):
-                return self._decoded.keep(key, content)
+            case steps.Keep(key, content, added):
+                return self._decoded.keep(key, content, added)
             case steps.Token():
                 self._tokens += 1
                 return f"{self._process}.{self._tokens}"
@@ -386,20 +397,25 @@ class SessionTier:
             return await self._perform(protocol.fetch(key, query, leases, self._rules), inner)
 
         flight = self._flights.board((key, query), fly)
-        if flight.ahead is not None and not flight.ahead.done():
-            await asyncio.wait((flight.ahead,))
-        # Whoever joined has a budget of its own: when that is spent it reads SQL by itself (I7).
-        began = self._clock()
-        await asyncio.wait(
-            (flight.task, flight.reading),
-            timeout=max(call.budget, 0.0),
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        call.budget -= self._clock() - began
-        if not (flight.reading.done() or flight.task.done()):
-            alone = Call(0.0)
-            return await self._perform(protocol.fetch(key, query, (), self._rules), alone)
-        return await asyncio.shield(flight.task)
+        # Each caller has a budget of its own for the time a flight, or the one it starts after,
+        # spends on the cache; whoever has spent it reads SQL by itself (I7).
+        for stage in (flight.ahead, flight):
+            if stage is None:
+                continue
+            began = self._clock()
+            left = await stage.wait_for_cache(call.budget)
+            call.budget -= self._clock() - began
+            if not left:
+                alone = protocol.fetch(key, query, (), self._rules)
+                return await self._perform(alone, Call(0.0))
+            if stage is not flight:
+                await asyncio.wait((stage.task,))
+        try:
+            return await asyncio.shield(flight.task)
+        except asyncio.CancelledError:
+            if flight.task.cancelled() and self._closed:
+                raise StoreUnavailableError(_CLOSED) from None
+            raise
 
     # --- in the background -------------------------------------------------------------------
 
@@ -410,7 +426,18 @@ class SessionTier:
             # Floors and contents speak of entries that nobody can reach any more (R35).
             self._floors.clear()
             self._decoded.clear()
+            if self._prepared:
+                # Other processes hear of it later, and until then mask and apply elsewhere.
+                self._validate_until = self._clock() + _NAMESPACE_LIFE + _STANDBY + 1
             cache.namespace = namespace
+
+    async def _trust_again(self, cache: SessionCache) -> None:
+        """Ends the time after a change of namespace: what was validated before it is checked once."""
+        if self._validate_until is not None and self._clock() >= self._validate_until:
+            now = await cache.probe()
+            if isinstance(now, int):
+                self._breaker.probed = now
+                self._validate_until = None
 
     async def _maintain(self, cache: SessionCache) -> None:
         """Drains the outbox, if this process is the one elected to, and follows the namespace."""
@@ -419,10 +446,14 @@ class SessionTier:
             try:
                 if self._clock() - self._namespace_read >= _NAMESPACE_LIFE:
                     await self._read_namespace(cache)
+                await self._trust_again(cache)
                 drained = await self._perform(protocol.drain(), Call(float("inf")))
             except StoreError as error:
                 logger.debug("the outbox could not be drained now: %s", error)
-            await asyncio.sleep(_STANDBY if drained is None else self._config.outbox_poll)
+            except Exception:
+                logger.exception("draining the outbox failed; it is tried again")
+            pause = _STANDBY if drained is None else self._config.outbox_poll
+            await asyncio.sleep(0 if drained == _OUTBOX_BATCH else pause)
 
 
 def _error(outcome: Failed | Unknown) -> Exception:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -59,6 +61,11 @@ class PortableDialect:
         if engine.dialect.name == "postgresql":
             self.flavour = Flavour(rewrites=True)
 
+    @contextlib.asynccontextmanager
+    async def bounded(self, connection: AsyncConnection, patience: int = 1) -> AsyncIterator[None]:
+        """Bounds one operation in time, all its tries together, where the driver lets us."""
+        yield
+
     # --- performing -----------------------------------------------------------------------
 
     async def read(self, connection: AsyncConnection, make: Make[T]) -> T:
@@ -68,6 +75,8 @@ class PortableDialect:
     async def perform(self, connection: AsyncConnection, make: Make[T]) -> T:
         """Performs a unit in a transaction of its own, again if another one came between."""
         failures = 0
+        # Whoever called holds masks, and they outlive one time-out, not several (R7).
+        deadline = time.monotonic() + self.config.statement_timeout
         for _ in range(ROUNDS):
             try:
                 return await self.transaction(connection, make())
@@ -75,11 +84,13 @@ class PortableDialect:
                 outcome: T = ended.outcome
                 return outcome
             except Contended:
-                continue
+                pass
             except DRIVER_ERRORS as error:
                 failures += 1
-                if failures == TRIES or not is_retryable(error):
+                if failures == TRIES or not is_retryable(error) or time.monotonic() > deadline:
                     raise
+            if time.monotonic() > deadline:
+                break
         raise StoreUnavailableError("Other transactions kept coming between; nothing was written")
 
     async def transaction(self, connection: AsyncConnection, unit: Unit[T]) -> T:

@@ -1,0 +1,270 @@
+"""What an adversarial reading of the tier found: each test failed before its cure."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from tests.protocol.doubles import ToyStore, TroubledCache, run, tier
+from tests.protocol.simulation import KEY
+from tests.protocol.test_tier import ALL, BUDGET, append, event, names, timed
+from tiered_sessions import metrics as counters
+from tiered_sessions.config import TieredConfig
+from tiered_sessions.errors import StoreUnavailableError
+from tiered_sessions.records import Already, Append, Content, EventRecord, Tag
+from tiered_sessions.tier.decoded import DecodedSessions
+from tiered_sessions.tier.floors import Floors
+from tiered_sessions.tier.steps import Standing
+
+TAG = Tag(1, 5, 7, 9)
+
+
+class Counts:
+    """Keeps the counters."""
+
+    def __init__(self) -> None:
+        self.seen: Counter[str] = Counter()
+
+    def count(self, name: str, value: int = 1) -> None:
+        self.seen[name] += value
+
+
+def test_a_slow_answer_does_not_undo_the_floor_of_a_delete() -> None:
+    """I5, I6: served() after an own delete leaves "only SQL can say"."""
+    floors = Floors(31.0, lambda: 0.0)
+    floors.served(KEY.session, TAG)
+    floors.wrote(KEY.session, None)
+    floors.served(KEY.session, TAG)
+    assert floors.judge(KEY.session, TAG) is Standing.DOUBT
+
+
+def test_a_floor_is_what_sql_said_last() -> None:
+    """Section 5.3, floor: lower or not, unless an own write came between."""
+    floors = Floors(31.0, lambda: 0.0)
+    began = floors.began()
+    floors.wrote(KEY.session, TAG)
+    older = TAG._replace(revision=4)
+    assert not floors.observed(KEY.session, older, began)
+    assert floors.judge(KEY.session, older) is Standing.BELOW
+    assert floors.observed(KEY.session, older, floors.began())
+    assert floors.judge(KEY.session, older) is Standing.FINE
+
+
+def test_floors_that_made_room_mean_validate() -> None:
+    """Section 5.3, floor: what was forgotten too early is checked, until it would have expired."""
+    now = 0.0
+    floors = Floors(31.0, lambda: now, limit=1)
+    floors.served(KEY.session, TAG)
+    floors.served(KEY.user, TAG)
+    assert floors.judge(KEY.session, TAG) is Standing.DOUBT
+    now = 32.0
+    assert floors.judge(KEY.session, TAG) is Standing.FINE
+
+
+def test_a_repeated_append_raises_the_floor() -> None:
+    """R22, I6: who is told "already stored" reads it, though the cache does not show it yet."""
+
+    async def main() -> None:
+        store, cache = ToyStore(), TroubledCache()
+        sessions = tier(store, cache)
+        await names(sessions)
+        await sessions.flush()
+        found = store.sql.load(KEY)
+        assert found is not None
+        write = Append(KEY, found.session.tag, 1, (event("late"),))
+        store.sql.write(write, ())
+        assert isinstance(await sessions.append(write), Already)
+        assert await names(sessions) == ["late"]
+        await sessions.close()
+
+    run(main())
+
+
+def test_a_reader_behind_a_sealed_flight_keeps_its_budget() -> None:
+    """I7: the cache time of the flight it starts after counts, too."""
+
+    async def main() -> list[float]:
+        store, cache = ToyStore(), TroubledCache()
+        sessions = tier(store, cache)
+        await sessions.prepare()
+        await cache.lease(KEY.session, "somebody")
+
+        async def late(after: float) -> float:
+            await asyncio.sleep(after)
+            return await timed(sessions.get(KEY, ALL))
+
+        took = await asyncio.gather(*(late(n * 0.006) for n in range(6)))
+        await sessions.close()
+        return took
+
+    assert max(run(main())) <= BUDGET + 1e-9
+
+
+def test_close_lets_a_started_write_end() -> None:
+    """R29: close() waits for a statement under way, and nothing is left afterwards."""
+
+    async def main() -> None:
+        store, cache = ToyStore(), TroubledCache()
+        sessions = tier(store, cache)
+        await names(sessions)
+        found = store.sql.load(KEY)
+        assert found is not None
+        store.gate, store.asked = asyncio.Event(), asyncio.Event()
+        writing = asyncio.create_task(
+            sessions.append(Append(KEY, found.session.tag, 1, (event("a"),)))
+        )
+        await store.asked.wait()
+        closing = asyncio.create_task(sessions.close())
+        await asyncio.sleep(1)
+        assert not closing.done()
+        store.gate.set()
+        await writing
+        await closing
+        assert len(asyncio.all_tasks()) == 1
+        with pytest.raises(StoreUnavailableError, match="closed"):
+            await sessions.get(KEY, ALL)
+
+    run(main())
+
+
+def test_a_read_that_close_cuts_off_says_so() -> None:
+    """A caller that nobody cancelled does not see a CancelledError."""
+
+    async def main() -> None:
+        store = ToyStore()
+        sessions = tier(store, None, TieredConfig(close_timeout=1))
+        await sessions.prepare()
+        store.gate = asyncio.Event()
+        reading = asyncio.create_task(names(sessions))
+        await store.asked.wait()
+        await sessions.close()
+        with pytest.raises(StoreUnavailableError, match="closed"):
+            await reading
+
+    run(main())
+
+
+def test_an_unforeseen_error_does_not_end_the_drainer(caplog: pytest.LogCaptureFixture) -> None:
+    """R11: the outbox is drained although one round failed in a way nobody thought of."""
+
+    async def main() -> None:
+        store, cache = ToyStore(), TroubledCache()
+        sessions = tier(store, cache)
+        working, store.outbox = store.outbox, None  # type: ignore[method-assign]
+        await sessions.prepare()
+        store.sql.record((KEY.session,))
+        await asyncio.sleep(5)
+        assert store.sql.outbox
+        store.outbox = working  # type: ignore[method-assign]
+        await asyncio.sleep(5)
+        assert not store.sql.outbox
+        await sessions.close()
+
+    run(main())
+    assert "tried again" in caplog.text
+
+
+def test_flush_returns_although_others_write_on() -> None:
+    """flush() is about the writes that returned before it."""
+
+    async def main() -> None:
+        sessions = tier(ToyStore(), TroubledCache(0.001))
+        stop = asyncio.Event()
+
+        async def write() -> None:
+            number = 0
+            while not stop.is_set():
+                number += 1
+                await append(sessions, f"e{number}")
+
+        writing = asyncio.create_task(write())
+        await asyncio.sleep(1)
+        assert await timed(sessions.flush()) < 1
+        stop.set()
+        await writing
+        await sessions.close()
+
+    run(main())
+
+
+def test_a_queue_on_a_hanging_cache_ends() -> None:
+    """I7, flush(): many commands of one key wait for each other, but not each for itself."""
+
+    async def main() -> None:
+        sessions = tier(ToyStore(), TroubledCache())
+        cache = sessions._cache
+        assert isinstance(cache, TroubledCache)
+        for number in range(50):
+            await append(sessions, f"e{number}")
+        cache.delay = None
+        for number in range(50, 60):
+            await append(sessions, f"e{number}")
+        assert await timed(sessions.flush()) <= 1.001
+        await sessions.close()
+
+    run(main())
+
+
+def test_the_breaker_does_not_flap_on_a_slow_cache() -> None:
+    """Section 7: a probe that is answered late does not close it; the pause between probes grows."""
+
+    async def main() -> Counts:
+        counts = Counts()
+        sessions = tier(ToyStore(), TroubledCache(0.2), metrics=counts)
+        for _ in range(600):
+            await names(sessions)
+            await asyncio.sleep(0.1)
+        await sessions.close()
+        return counts
+
+    seen = run(main()).seen
+    assert seen[counters.BREAKER_OPENED] == 1
+    assert seen[counters.BREAKER_CLOSED] == 0
+
+
+def test_a_changed_namespace_is_followed_by_validation() -> None:
+    """R27: until every process has heard of it, hits are checked against SQL."""
+
+    async def main() -> None:
+        store, cache = ToyStore(), TroubledCache()
+        early, late = tier(store, cache), tier(store, TroubledCache())
+        await names(early)
+        await names(late)
+        changed = "other"
+
+        async def namespace() -> str:
+            return changed
+
+        store.namespace = namespace  # type: ignore[method-assign]
+        await asyncio.sleep(8)
+        assert cache.namespace == changed
+        assert await names(early) == []
+        await early.flush()
+        # The other process still masks and applies under the old name.
+        await append(late, "unseen")
+        assert await names(early) == ["unseen"]
+        await asyncio.sleep(20)
+        await names(early)
+        await early.flush()
+        store.statements.clear()
+        assert await names(early) == ["unseen"]
+        assert store.statements == [], "trusted again"
+        await early.close()
+        await late.close()
+
+    run(main())
+
+
+def test_kept_sessions_are_measured_by_what_was_added() -> None:
+    """An append costs the same however long the history; the sum stays right."""
+    events = tuple(EventRecord(n, str(n), n, b"x" * 100) for n in range(10))
+    whole, grown = DecodedSessions(100_000), DecodedSessions(100_000)
+    content = Content(TAG, b"{}", events[:6])
+    grown.keep(KEY, content)
+    longer = replace(content, state=b'{"a": 1}', events=events)
+    grown.keep(KEY, longer, events[6:])
+    whole.keep(KEY, longer)
+    assert grown._contents[KEY] == whole._contents[KEY]
