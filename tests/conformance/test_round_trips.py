@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -10,12 +11,15 @@ from uuid import uuid4
 import pytest
 
 from tests.relay import Flight, Relay, is_upkeep
-from tiered_sessions import Event, EventActions, Session, TieredSessionService
+from tiered_sessions import Event, EventActions, Session, TieredConfig, TieredSessionService
+from tiered_sessions.cache.redis import RedisSessionCache
 from tiered_sessions.cache.scripts import script
+from tiered_sessions.tier.breaker import Breaker
 
 # What maintenance sends by itself, whether or not there are calls: election, drain, namespace.
 MAINTENANCE = ("elect", "cache_outbox", "adk_internal_metadata")
 SCRIPTS = ("intent", "release", "lease", "fill", "apply", "drop", "touch", "elect")
+PATIENCE = 30.0
 NAMES = {script(name).sha: name for name in SCRIPTS}
 
 
@@ -67,15 +71,31 @@ class Wires:
 
 
 @pytest.fixture(params=["redis", "valkey"])
-async def wires(request: pytest.FixtureRequest, postgresql_url: str) -> AsyncIterator[Wires]:
+async def wires(
+    request: pytest.FixtureRequest, postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Wires]:
+    # No time-out of the cache's ends a wait here: who waits for a reply that is held back hangs.
+    monkeypatch.setattr(Breaker, "timeout", PATIENCE)
+    config = TieredConfig(cache_budget=PATIENCE)
     redis_url = request.getfixturevalue(f"{request.param}_url")
     async with (
         Relay(postgresql_url) as sql,
-        Relay(redis_url) as cache,
+        Relay(redis_url) as relay,
+        contextlib.aclosing(Closing(relay.url)) as cache,
         # One connection, so that a statement is prepared once.
-        TieredSessionService(sql.url, cache=cache.url, pool_size=1, max_overflow=0) as service,
+        TieredSessionService(sql.url, cache=cache, config=config, pool_size=1, max_overflow=0) as service,
     ):
-        yield Wires(sql, cache, service)
+        yield Wires(sql, relay, service)
+
+
+class Closing(RedisSessionCache):
+    """An injected cache, which is its owner's to close."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, timeout=PATIENCE)
+
+    async def aclose(self) -> None:
+        await self.close()
 
 
 def event(**delta: int) -> Event:
@@ -124,7 +144,8 @@ async def test_round_trips(wires: Wires) -> None:
         # Replies to apply are held back: whoever waited for one would hang.
         wires.cache.hold_replies(to=script("apply").sha)
         with wires.counting("apply") as rows[name]:
-            await service.append_event(session, event(**delta))
+            async with asyncio.timeout(PATIENCE / 2):
+                await service.append_event(session, event(**delta))
             await wires.cache.wait_for(lambda _: bool(wires.cache.held))
         wires.cache.heal()
         await service.flush()

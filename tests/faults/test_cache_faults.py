@@ -28,6 +28,9 @@ from tiered_sessions.tier.calls import Call
 # A lost mask or a writer that is cut off may show for milliseconds, until the apply or the drain; a
 # stale entry that stays would show until `max_staleness`, 30 s. Between the two is room for a slow machine.
 TRANSIENT = 3.0
+# If the server that is cut off is the one elected to drain, another takes over when its term (two
+# polls of 0.5 s) has ended and the next poll is due; the rest is for a busy machine.
+TAKEOVER = 3.0
 
 
 class Fleet:
@@ -216,4 +219,4 @@ async def test_one_server_is_cut_off(server: OwnServer, fleet: Fleets) -> None:
         await one.load.until(lambda: one.counted("outbox.drained")[1] > 0)
         relay.heal()
         await one.back()
-    assert all(age < TRANSIENT for age in one.stale)
+    assert all(age < TAKEOVER for age in one.stale)

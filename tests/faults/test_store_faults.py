@@ -13,8 +13,9 @@ import pytest
 
 from tests import servers
 from tests.faults.load import Load
+from tests.relay import Relay
 from tests.servers import OwnServer, sql_on_postgresql, with_path
-from tiered_sessions import Event, PoolTimeoutError, Session, TieredSessionService
+from tiered_sessions import CommitOutcomeUnknownError, Event, PoolTimeoutError, Session, TieredSessionService
 
 # Returns when they are gone, not when they have been told.
 OTHERS = """
@@ -70,6 +71,33 @@ async def test_restarted_under_load(
         await load.settled(truth)
     print(f"\n{load.appends} appends, {load.outages} calls refused, {load.unknown} of unknown outcome")
     assert ages == []
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["reply lost", "statement lost"])
+async def test_an_unknown_outcome_is_called_so_and_may_be_repeated(database: str, stored: bool) -> None:
+    async with (
+        Relay(database) as relay,
+        TieredSessionService(relay.url, cache=None) as service,
+        TieredSessionService(database, cache=None) as truth,
+    ):
+        session = await service.create_session("app", "u", session_id="s")
+        if stored:
+            relay.hold_replies(to="INSERT INTO events")
+        else:
+            relay.hold_requests(to="INSERT INTO events")
+        event = Event(id="e", author="a")
+        append = asyncio.create_task(service.append_event(session, event))
+        await relay.wait_for(lambda _: bool(relay.held))
+        relay.reset_all()
+        relay.heal()
+        with pytest.raises(CommitOutcomeUnknownError):
+            await append
+        assert session.events == []
+        for _ in range(2):
+            await service.append_event(session, event)
+            found = await truth.get_session("app", "u", "s")
+            assert found is not None
+            assert [event.id for event in found.events] == ["e"]
 
 
 async def test_idle_connections_are_terminated(database: str) -> None:

@@ -45,7 +45,6 @@ logger = logging.getLogger("tiered_sessions")
 
 _LATER_TIMEOUT = 1.0
 _LATER_LIMIT = 10_000
-_ELECTED_FOR = 2_000
 
 _COUNTED: dict[Enum, str] = {
     FillReply.STORED: counters.FILL_STORED,
@@ -172,6 +171,7 @@ class CacheCalls:
         breaker: Breaker,
         metrics: Metrics,
         clock: Callable[[], float],
+        elected_for: float,
     ) -> None:
         self._cache = cache
         self._breaker = breaker
@@ -179,6 +179,7 @@ class CacheCalls:
         self._clock = clock
         self._last: dict[ScopeKey, asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
+        self._elected_for = round(elected_for * 1000)
         self._owner = secrets.token_hex(8)
 
     @property
@@ -297,7 +298,7 @@ class CacheCalls:
             case Touch(scope, tag, validated_at, stamp):
                 return await cache.touch(scope, tag, validated_at, stamp)
             case Elect():
-                return await cache.elect(self._owner, _ELECTED_FOR)
+                return await cache.elect(self._owner, self._elected_for)
 
 
 def _unavailable(command: CacheCommand, reason: str) -> Any:

@@ -60,7 +60,6 @@ logger = logging.getLogger("tiered_sessions")
 
 _POLL = 0.005
 _NAMESPACE_LIFE = 5.0
-_STANDBY = 2.0
 _OUTBOX_BATCH = 500
 _CLOSED = "The service was closed while this call was under way, or before it"
 
@@ -111,7 +110,10 @@ class SessionTier:
             wait_apply=config.wait_apply,
         )
         self._breaker = Breaker(clock)
-        self._calls = CacheCalls(cache, self._breaker, self._metrics, clock)
+        # Two rounds long: when the drainer is cut off, the next one takes over in the third.
+        self._calls = CacheCalls(
+            cache, self._breaker, self._metrics, clock, elected_for=2 * config.outbox_poll
+        )
         self._floors = Floors(None if staleness is None else staleness + 1, clock)
         self._decoded = DecodedSessions(config.decoded_bytes)
         self._flights: Flights[tuple[SessionKey, Query], Answer] = Flights()
@@ -428,7 +430,7 @@ class SessionTier:
             self._decoded.clear()
             if self._prepared:
                 # Other processes hear of it later, and until then mask and apply elsewhere.
-                self._validate_until = self._clock() + _NAMESPACE_LIFE + _STANDBY + 1
+                self._validate_until = self._clock() + _NAMESPACE_LIFE + 2
             cache.namespace = namespace
 
     async def _trust_again(self, cache: SessionCache) -> None:
@@ -452,8 +454,7 @@ class SessionTier:
                 logger.debug("the outbox could not be drained now: %s", error)
             except Exception:
                 logger.exception("draining the outbox failed; it is tried again")
-            pause = _STANDBY if drained is None else self._config.outbox_poll
-            await asyncio.sleep(0 if drained == _OUTBOX_BATCH else pause)
+            await asyncio.sleep(0 if drained == _OUTBOX_BATCH else self._config.outbox_poll)
 
 
 def _error(outcome: Failed | Unknown) -> Exception:
