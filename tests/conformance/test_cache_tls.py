@@ -14,6 +14,10 @@ from tiered_sessions.cache.base import FillReply, Granted, Hit, Unavailable
 from tiered_sessions.cache.redis import RedisSessionCache
 from tiered_sessions.records import Content, SessionKey, Tag
 
+_MAKE = (
+    "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 "
+    "-addext subjectAltName=IP:127.0.0.1 -keyout key.pem -out cert.pem"
+)
 KEY = SessionKey("app", "user", "session").session
 
 
@@ -25,8 +29,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
         missing("redis", "no openssl to make a certificate with")
     folder = tmp_path_factory.mktemp("tls")
     subprocess.run(
-        [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
-        + ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"],
+        [openssl, *_MAKE.split()],
         cwd=folder,
         check=True,
         capture_output=True,
