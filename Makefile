@@ -1,12 +1,13 @@
 # Each target does its own set-up from a bare Python 3.11 or newer: the only command to type.
 # make demo    see two server processes share one store and one cache
 # make test    all tests, on the servers that are found (docs: tests/servers.py)
+# make matrix  the items of ADK's conformance list, with their evidence
 # make lint    ruff and mypy
 PYTHON ?=
 export PYTHON
 TESTS ?= tests
 
-.PHONY: demo test lint lock clean
+.PHONY: demo test matrix lint lock clean
 .SILENT:
 
 demo:
@@ -15,10 +16,13 @@ demo:
 
 .PHONY: dev
 dev:
-	python=$$(.ci/python) && .ci/venv .venv "$$python" -e '.[all,dev]'
+	python=$$(.ci/python) && .ci/venv .venv "$$python" -e '.[all,dev,adk]' 'google-adk==2.13.0'
 
 test: dev
 	.venv/bin/python -m pytest -q -n 2 --dist loadfile $(TESTS)
+
+matrix: dev
+	.venv/bin/python -m tests.adk.matrix
 
 lint: dev
 	.venv/bin/ruff check .

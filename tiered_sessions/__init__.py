@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         StoreError,
         StoreUnavailableError,
         TieredSessionsError,
+        UnknownPickleError,
     )
     from .metrics import Metrics, NullMetrics
     from .models import Event, EventActions, GetSessionConfig, ListSessionsResponse, Session
@@ -44,6 +45,7 @@ _HOMES = {
         "StoreError",
         "StoreUnavailableError",
         "TieredSessionsError",
+        "UnknownPickleError",
     ),
     "metrics": ("Metrics", "NullMetrics"),
     "models": ("Event", "EventActions", "GetSessionConfig", "ListSessionsResponse", "Session"),
@@ -62,6 +64,7 @@ __all__ = [  # noqa: RUF022 (the front door first)
     "Metrics",
     "NullMetrics",
     "TieredSessionsError",
+    "UnknownPickleError",
     "ConfigurationError",
     "StoreError",
     "StaleSessionError",

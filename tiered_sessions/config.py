@@ -30,10 +30,14 @@ class TieredConfig:
         mask_life: How long a write hides the cached entry if the writer dies.
         lease_life: How long one process may take to fill an entry.
         outbox_poll: How often recorded invalidations are drained.
+        sweep_every: How often expired sessions are deleted, give or take a half; 0: never by itself.
         decoded_bytes: Memory for sessions kept in process; 0 keeps none.
         store_reads: How many reads of one process may be in the database at once.
         close_timeout: How long `close()` waits for writes under way.
         wait_apply: An append also waits (within `cache_budget`) for the cache to show it.
+        default_window: What `get_session` without a configuration reads: about so many of the newest
+            events instead of all, never a response without its call, nor less than the newest compaction
+            summary and what it leaves. Not for agents that rewind (docs/adk.md). None: all events.
     """
 
     max_staleness: float | None = 30.0
@@ -50,10 +54,12 @@ class TieredConfig:
     mask_life: float = 4.0
     lease_life: float = 2.0
     outbox_poll: float = 0.5
+    sweep_every: float = 60.0
     decoded_bytes: int = 64 * MIB
     store_reads: int = 32
     close_timeout: float = 5.0
     wait_apply: bool = False
+    default_window: int | None = None
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
@@ -63,6 +69,8 @@ class TieredConfig:
         for name in ("window_events", "idle_ttl", "max_age", "lease_life", "outbox_poll", "store_reads"):
             if not getattr(self, name):
                 raise ConfigurationError(f"{name} must be more than 0")
+        if self.default_window == 0:
+            raise ConfigurationError("default_window must be more than 0, or None for all events")
         # A statement sent at the last moment must end before its mask does (R7).
         if self.mask_life < self.mask_age + self.statement_timeout + 0.5:
             raise ConfigurationError("mask_life must be at least mask_age + statement_timeout + 0.5")

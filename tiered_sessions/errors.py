@@ -51,6 +51,10 @@ class SchemaMismatchError(StoreError):
     """The database's schema is not one this version knows; nothing was changed."""
 
 
+class UnknownPickleError(StoreError):
+    """A pickled event of google-adk's V0 layout names a class that it cannot hold; it was not loaded."""
+
+
 class StoreUnavailableError(StoreError):
     """The database cannot be reached; nothing was written."""
 

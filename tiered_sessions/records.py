@@ -89,12 +89,17 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One session with its shared scopes, read at one moment. A scope without a row is None."""
+    """One session with its shared scopes, read at one moment. A scope without a row is None.
+
+    `expires_in`: milliseconds from that moment, by the database's clock, until the session expires.
+    Not part of the content: it is another number at every look.
+    """
 
     key: SessionKey
     session: Content
     user: Content | None
     app: Content | None
+    expires_in: int | None = None
 
     def content(self, scope: ScopeKey) -> Content | None:
         """Returns the part that `scope` names."""
@@ -177,20 +182,28 @@ class Append:
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """A new session. Deltas as in `Append`; `state` is the session's own JSON object."""
+    """A new session. Deltas as in `Append`; `state` is the session's own JSON object.
+
+    `ttl`: milliseconds until it expires, from the commit or, if `sliding`, from its last append.
+    `replace_expired`: an expired session of this id makes way. Only for who has masked its entry.
+    """
 
     key: SessionKey
     update_time: int
     state: bytes
     user_delta: bytes | None = None
     app_delta: bytes | None = None
+    ttl: int | None = None
+    sliding: bool = False
+    replace_expired: bool = False
 
     @property
     def scopes(self) -> tuple[ScopeKey, ...]:
-        """The shared scopes this write changes."""
+        """The scopes whose entries this write makes old, in the lock order session, app, user."""
+        session = (self.key.session,) if self.replace_expired else ()
         app = (self.key.app,) if self.app_delta is not None else ()
         user = (self.key.user,) if self.user_delta is not None else ()
-        return (*app, *user)
+        return (*session, *app, *user)
 
 
 # --- what a store answers --------------------------------------------------------------------
@@ -202,7 +215,8 @@ class Committed:
 
     `session` is the new tag, the events just stored, and the whole session state, or None as
     state if it did not change. `numbered`: foreign events were numbered on the way, so no
-    cached window can be extended by this append.
+    cached window can be extended by this append. `expires_in`: milliseconds until a sliding
+    session expires now; None: the append did not move that.
     """
 
     tag: Tag
@@ -211,6 +225,7 @@ class Committed:
     user: Content | None
     app: Content | None
     numbered: bool = False
+    expires_in: int | None = None
 
     def content(self, scope: ScopeKey) -> Content | None:
         """Returns the new content of a shared scope, None if this write left it alone."""
@@ -250,6 +265,11 @@ class Exists:
 
 
 @dataclass(frozen=True, slots=True)
+class Expired:
+    """The session id is taken by a session that has expired; nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
 class Unknown:
     """The connection broke when the write may have been committing."""
 
@@ -264,7 +284,7 @@ class Failed:
 
 
 AppendOutcome = Committed | Already | Stale | Missing | Conflict | Unknown | Failed
-CreateOutcome = Snapshot | Exists | Unknown | Failed
+CreateOutcome = Snapshot | Exists | Expired | Unknown | Failed
 DeleteOutcome = bool | Unknown | Failed
 
 

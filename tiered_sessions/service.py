@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypeVar
 from uuid import uuid4
 
 from .codec import dumps, loads
 from .config import TieredConfig
-from .errors import InvalidValueError, SessionNotFoundError, TieredSessionsError
+from .errors import (
+    ConfigurationError,
+    InvalidValueError,
+    SessionNotFoundError,
+    StaleSessionError,
+    TieredSessionsError,
+)
 from .metrics import Metrics
 from .models import Event, EventLike, ListSessionsResponse, Session, SessionLike, WindowLike
+from .rebase import missed
 from .records import (
     Already,
     Append,
@@ -31,6 +40,7 @@ from .records import (
     Tag,
 )
 from .state import TEMP, Scopes, json_safe, merge, split, temporary
+from .windows import Windows
 from .wiring import Wiring
 
 if TYPE_CHECKING:
@@ -44,6 +54,9 @@ EventT = TypeVar("EventT", bound=EventLike)
 
 # No row has this tag: the next append of a session that carries it is stale.
 _OUTDATED: Final = Tag(1, -1, 0, -1)
+# How often an append is tried again, and how many events are looked at first to do so.
+_REBASES: Final = 20
+_CATCH_UP: Final = 50
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
@@ -56,8 +69,32 @@ def _microseconds(seconds: float) -> int:
         raise InvalidValueError(f"{seconds!r} is not a time in seconds since 1970") from error
 
 
+def _milliseconds(ttl: float | str | None) -> int | None:
+    """Reads a time to live: seconds, or text as Vertex AI's options spell it ("3600s")."""
+    if ttl is None:
+        return None
+    if isinstance(ttl, str):
+        found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,9})?)s", ttl)
+        seconds = float(found[1]) if found else 0.0
+    else:
+        seconds = ttl
+    if isinstance(ttl, bool) or not 0.001 <= seconds < 1e12:
+        raise InvalidValueError(f'ttl must be seconds, as in 3600 or "3600s", not {ttl!r}')
+    return round(seconds * 1000)
+
+
 def _now() -> int:
     return time.time_ns() // 1000
+
+
+def _query(window: WindowLike | None) -> Query:
+    if window is None:
+        return Query()
+    limit, after = window.num_recent_events, window.after_timestamp
+    # Releases of google-adk before 2.13 let it pass.
+    if limit is not None and limit < 0:
+        raise InvalidValueError("num_recent_events must not be negative")
+    return Query(limit, _microseconds(after) if after else None)
 
 
 def _document(value: Mapping[str, Any]) -> bytes:
@@ -110,6 +147,8 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
         config: The numbers that may be tuned.
         metrics: Receives the counters.
         create_tables: Whether missing tables are made on first use.
+        on_conflict: What an append does when others appended since the session was loaded: "raise"
+            `StaleSessionError`, or "rebase": bring the caller's object up to date and append after them.
         **engine_options: For `create_async_engine` (`pool_size`, `max_overflow`, `echo`, ...).
 
     Raises:
@@ -125,12 +164,18 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
         config: TieredConfig | None = None,
         metrics: Metrics | None = None,
         create_tables: bool = True,
+        on_conflict: Literal["raise", "rebase"] = "raise",
         **engine_options: Any,
     ) -> None:
+        if on_conflict not in ("raise", "rebase"):
+            raise ConfigurationError(f'on_conflict must be "raise" or "rebase", not {on_conflict!r}')
+        self._rebases = on_conflict == "rebase"
         self._wiring = Wiring(
             db_url, db_engine, cache, config or TieredConfig(), metrics, create_tables, engine_options
         )
         self._locks = _KeyLocks()
+        window = None if config is None else config.default_window
+        self._windows = None if window is None else Windows(window)
 
     # --- what a binding says ---------------------------------------------------------------------
 
@@ -168,6 +213,9 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
         user_id: str,
         state: Mapping[str, Any] | None = None,
         session_id: str | None = None,
+        *,
+        ttl: float | str | None = None,
+        sliding: bool = False,
     ) -> SessionT:
         """Creates a session; `app:` and `user:` keys of `state` go to the shared scopes, `temp:` nowhere.
 
@@ -176,22 +224,34 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
             user_id: Whose session it is.
             state: What it begins with.
             session_id: None: a new uuid4.
+            ttl: Seconds, also as "3600s", after which there is no such session any more; None: it stays.
+            sliding: Whether every append starts the `ttl` anew.
 
         Raises:
-            SessionExistsError: The user has a session of this id.
-            InvalidValueError: An id or the state cannot be stored; nothing was written.
+            SessionExistsError: The user has a session of this id that has not expired.
+            InvalidValueError: An id, the state or `ttl` cannot be stored; nothing was written.
             CommitOutcomeUnknownError: The connection broke in the commit.
         """
         key = SessionKey(app_name, user_id, str(uuid4()) if session_id is None else session_id)
         with _Translating(self):
             scopes = split(json_safe(state or {}))
-            create = Create(key, _now(), _document(scopes.session), _delta(scopes.user), _delta(scopes.app))
+            create = Create(
+                key,
+                _now(),
+                _document(scopes.session),
+                _delta(scopes.user),
+                _delta(scopes.app),
+                _milliseconds(ttl),
+                sliding,
+            )
             return self._assembled(await self._wiring.tier().create(create))
 
     async def get_session(
         self, app_name: str, user_id: str, session_id: str, config: WindowLike | None = None
     ) -> SessionT | None:
-        """Reads a session: its whole state, and the events `config` asks for (default: all).
+        """Reads a session: its whole state, and the events `config` asks for.
+
+        Without `config`: all events, or those of the service's `default_window`.
 
         Returns:
             An object of the caller's own, or None if there is no such session.
@@ -199,13 +259,24 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
         Raises:
             StoreUnavailableError: Neither tier may answer.
         """
-        query = Query()
-        if config is not None:
-            after = config.after_timestamp
-            query = Query(config.num_recent_events, _microseconds(after) if after else None)
+        key = SessionKey(app_name, user_id, session_id)
         with _Translating(self):
-            snapshot = await self._wiring.tier().get(SessionKey(app_name, user_id, session_id), query)
+            if config is None and self._windows is not None:
+                snapshot = await self._windowed(key, self._windows)
+            else:
+                snapshot = await self._wiring.tier().get(key, _query(config))
             return None if snapshot is None else self._assembled(snapshot)
+
+    async def _windowed(self, key: SessionKey, windows: Windows) -> Snapshot | None:
+        read: int | None = windows.read
+        while True:
+            snapshot = await self._wiring.tier().get(key, Query(read))
+            if snapshot is None:
+                return None
+            give, read = windows.choose(key, snapshot.session, read)
+            if give is not None:
+                events = Query(give).select(snapshot.session.events)
+                return replace(snapshot, session=replace(snapshot.session, events=events))
 
     async def _sessions(self, app_name: str, user_id: str | None) -> list[SessionT]:
         with _Translating(self):
@@ -221,6 +292,15 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
         """Deletes a session and its events, not the shared state. An unknown id is no error."""
         with _Translating(self):
             await self._wiring.tier().delete(SessionKey(app_name, user_id, session_id))
+
+    async def delete_expired(self) -> int:
+        """Deletes what has expired now, instead of within `sweep_every`; returns how many sessions it was.
+
+        Raises:
+            StoreError: One of them could not be deleted.
+        """
+        with _Translating(self):
+            return await self._wiring.tier().delete_expired()
 
     async def get_user_state(self, app_name: str, user_id: str) -> dict[str, Any]:
         """Reads what all sessions of a user share, keys without `user:`; empty if there is nothing."""
@@ -255,8 +335,21 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
             self._keep_temporary(session, event)
         if whole:
             with _Translating(self):
+                if self._windows is not None and any(_rewinds(event) for event in whole):
+                    await self._refuse_part(session)
                 await self._append(session, whole)
         return list(events)
+
+    async def _refuse_part(self, session: SessionT) -> None:
+        # Who computes a rewind from part of the history sets every key it does not see to None.
+        held = len(session.events)
+        key = SessionKey(session.app_name, session.user_id, session.id)
+        found = await self._wiring.tier().get(key, Query(held + 1))
+        if found is not None and len(found.session.events) > held:
+            raise InvalidValueError(
+                "A rewind needs the whole history, and this session object holds only the default window "
+                "of it; nothing was written. Rewind through a service without default_window"
+            )
 
     def _keep_temporary(self, session: SessionT, event: EventT) -> None:
         delta = event.actions.state_delta
@@ -303,7 +396,7 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
             scopes = split(safe)
             key = SessionKey(session.app_name, session.user_id, session.id)
             async with self._locks.hold(key):
-                await self._write(session, key, scopes, _now(), replace=True)
+                await self._write(session, key, scopes, _now(), replace_state=True)
                 shared = split(session.state)
                 session.state = merge(
                     scopes.session, shared.user | scopes.user, shared.app | scopes.app
@@ -317,7 +410,7 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
         update_time: int,
         events: tuple[NewEvent, ...] = (),
         *,
-        replace: bool = False,
+        replace_state: bool = False,
     ) -> Committed | Already:
         """Stores, and makes the object's tag and time those of the row."""
         tag = self._tag(session)
@@ -326,17 +419,51 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
             await self._guessed(session, key) if tag is None else tag,
             update_time,
             events,
-            _document(delta.session) if delta.session or replace else None,
+            _document(delta.session) if delta.session or replace_state else None,
             _delta(delta.user),
             _delta(delta.app),
-            replace,
+            replace_state,
         )
-        written = await self._wiring.tier().append(append)
+        written = await self._stored(session, append)
         # Who holds the row's tag, or the last event, has missed nothing; who repeats an older event has.
         current = isinstance(written, Committed) or written.latest or written.tag == append.expected
         self._set_tag(session, written.tag if current else _OUTDATED)
         session.last_update_time = written.tag.update_time / 1_000_000
         return written
+
+    async def _stored(self, session: SessionT, append: Append) -> Committed | Already:
+        rounds = _REBASES if self._rebases and not append.replace_state else 0
+        for _ in range(rounds):
+            try:
+                return await self._wiring.tier().append(append)
+            except StaleSessionError:
+                append = replace(append, expected=await self._catch_up(session, append.key))
+        return await self._wiring.tier().append(append)
+
+    async def _catch_up(self, session: SessionT, key: SessionKey) -> Tag:
+        """Adds to the object what others stored since it was loaded; returns its tag then.
+
+        Events go to its end. Stored values win over the object's; keys only the object has stay.
+        """
+        read = _CATCH_UP
+        held = {event.id for event in session.events}
+        last = session.events[-1].id if session.events else None
+        while True:
+            found = await self._wiring.tier().get(key, Query(read))
+            if found is None:
+                raise SessionNotFoundError(f"Session {key.session_id} not found.")
+            whole = len(found.session.events) < read
+            events = missed(self._tag(session), last, held, found.session, whole=whole)
+            if events is not None:
+                break
+            read *= 4
+        current = self._assembled(replace(found, session=replace(found.session, events=tuple(events))))
+        # In place: agents under way hold these very containers.
+        session.events.extend(current.events)
+        session.state.update(current.state)
+        session.last_update_time = current.last_update_time
+        self._set_tag(session, found.session.tag)
+        return found.session.tag
 
     async def _guessed(self, session: SessionT, key: SessionKey) -> Tag:
         """Returns the tag to expect for an object made by hand, by stock ADK's rule.
@@ -384,6 +511,10 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
         state = merge(_object(content.state), _shared(snapshot.user), _shared(snapshot.app))
         events = [self._decode(_stored(record)) for record in content.events]
         return self._session(snapshot.key, state, events, content.tag.update_time / 1_000_000, content.tag)
+
+
+def _rewinds(event: EventLike) -> bool:
+    return bool(getattr(event.actions, "rewind_before_invocation_id", None))
 
 
 def _shared(content: Content | None) -> dict[str, Any]:

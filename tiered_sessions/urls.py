@@ -194,6 +194,15 @@ _ENGINE_OPTIONS: Final[dict[str, type]] = {
 }
 
 
+def database_schemes() -> tuple[str, ...]:
+    """Returns every spelling of a database URL's scheme that `normalise_database_url` knows by name."""
+    return tuple(
+        spelling
+        for name, dialect in _DIALECTS.items()
+        for spelling in (name, *(f"{name}+{driver}" for driver in _DRIVERS[dialect]))
+    )
+
+
 def missing_driver_error(driver: str) -> ConfigurationError:
     """Makes the error for a driver that is not installed: it names the package to install."""
     package, extra = _PACKAGES.get(driver, (driver, None))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("tiered_sessions")
 
 DEFAULT_DATABASE: Final = "sqlite+aiosqlite:///./tiered_sessions.db"
+_DATABASES: Final = ("TIERED_SESSIONS_DB_URL", "DATABASE_URL")
 
 # What a forked child inherited is kept and never touched: closing a connection there would end the
 # parent's TLS session, or drop the parent's locks on a SQLite file.
@@ -228,8 +229,13 @@ class Wiring:
         return RedisSessionCache(cast("Any", cache), limits)
 
 
+def database_named() -> bool:
+    """Says whether the environment names a database."""
+    return any(os.environ.get(name) for name in _DATABASES)
+
+
 def _database_url(given: str | None) -> str:
-    for text in (given, os.environ.get("TIERED_SESSIONS_DB_URL"), os.environ.get("DATABASE_URL")):
+    for text in (given, *(os.environ.get(name) for name in _DATABASES)):
         if text is not None and (text or text is given):
             normalise_database_url(text)
             return text

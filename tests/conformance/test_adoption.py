@@ -105,9 +105,8 @@ async def test_columns_of_ours_are_null_in_rows_of_stock(
     stock.call("create", fresh_url, session="s", **WHO)
     stock.call("append", fresh_url, session="s", id="e1", **WHO)
     stock.call("append", fresh_url, session="s", id="e2", **WHO)
-    assert await rows(engine, "SELECT incarnation, revision, nonce, expires_at FROM sessions") == [
-        (None,) * 4
-    ]
+    ours = "incarnation, revision, nonce, expires_at, sliding_ttl"
+    assert await rows(engine, f"SELECT {ours} FROM sessions") == [(None,) * 5]
     assert await rows(engine, "SELECT seq FROM events") == [(None,), (None,)]
     assert await rows(engine, "SELECT revision FROM app_states") == [(None,)]
     stock.call("close", fresh_url)

@@ -42,14 +42,18 @@ events = st.builds(lambda few, times: few * times, st.lists(event, max_size=3), 
 states = st.sampled_from([b"{}", b'{"k":"' + b"v" * 150 + b'"}'])
 befores = st.sampled_from([None, -3, 2**53 + 1])
 times = st.integers(-500, 500)
-load = st.tuples(st.just("load"), scopes, tokens, tags, states, events, befores)
+# How long from now the session expires; also so late that Lua prints it only with care.
+expiries = st.sampled_from([None, None, None, 0, 1, 199, 200, 400, 10**11])
+load = st.tuples(st.just("load"), scopes, tokens, tags, states, events, befores, expiries)
 command = st.one_of(
     st.tuples(st.just("wait"), st.sampled_from([0, 1, 199, 200, 201, 399, 400, 401, 800, 801, 3000])),
     st.tuples(st.just("lookup"), st.booleans()),
     st.tuples(st.just("intent"), scopes, tokens),
     st.tuples(st.just("release"), scopes, tokens),
     st.tuples(st.just("lease"), scopes, tokens),
-    st.tuples(st.just("fill"), scopes, tokens, st.sampled_from([0, 0, 0, 1]), tags, states, events, befores),
+    st.tuples(
+        st.just("fill"), scopes, tokens, st.sampled_from([0, 0, 1]), tags, states, events, befores, expiries
+    ),
     load,
     *[
         st.tuples(
@@ -61,6 +65,7 @@ command = st.one_of(
             st.one_of(st.none(), states),
             events,
             times,
+            expiries,
         )
     ]
     * 4,
@@ -103,6 +108,9 @@ class Pair:
     def slot(self, key: ScopeKey) -> Slot:
         return self.memory._get(key, self.clock.now)
 
+    def expiry(self, left: int | None) -> int | None:
+        return None if left is None else self.clock.now + left
+
     def tag(self, key: ScopeKey, which: str, other: Tag) -> Tag | None:
         if which == "none":
             return None
@@ -127,14 +135,22 @@ class Pair:
         return reply
 
     async def fill(
-        self, key: ScopeKey, token: str, off: int, tag: Tag, state: bytes, events: Any, before: int | None
+        self,
+        key: ScopeKey,
+        token: str,
+        off: int,
+        tag: Tag,
+        state: bytes,
+        events: Any,
+        before: int | None,
+        left: int | None,
     ) -> None:
         shared = key.kind != "session"
         complete = shared or before == -3
         kept = () if shared else _records(events)
         content = Content(tag, state, kept, complete, None if complete else before)
         granted = self.granted.get((key, token), START) + off
-        await self.both("fill", key, token, granted, f"stamp-{token}", content)
+        await self.both("fill", key, token, granted, f"stamp-{token}", content, self.expiry(left))
 
     async def step(self, name: str, *given: Any) -> None:
         if name == "wait":
@@ -150,7 +166,7 @@ class Pair:
             await self.lease(key, token)
             await self.fill(key, token, 0, *rest)
         elif name == "apply":
-            key, token, which, other, state, events, time = given
+            key, token, which, other, state, events, time, left = given
             old = self.tag(key, which, other)
             shared = key.kind != "session"
             new = other
@@ -158,7 +174,8 @@ class Pair:
                 new = old._replace(revision=old.revision + 1, nonce=other.nonce)
             lines = () if shared else _records(events)
             known = None if shared else old
-            await self.both("apply", key, token, known, new, lines, state, self.clock.now + time)
+            at, expires = self.clock.now + time, self.expiry(left)
+            await self.both("apply", key, token, known, new, lines, state, at, expires)
         elif name == "drop":
             key, token, which, other = given
             await self.both("drop", key, token, self.tag(key, which, other))
@@ -200,6 +217,7 @@ def _written(slot: Slot) -> dict[str, Any]:
             "va": entry.validated_at,
             "fa": entry.filled_at,
             "sv": entry.stamp,
+            "ex": entry.expires_at,
         }
     return held
 
@@ -213,7 +231,7 @@ def _read(fields: dict[bytes, bytes]) -> dict[str, Any]:
         held["lease"] = (fields.pop(b"l").decode(), int(fields.pop(b"lt")), int(fields.pop(b"ld")))
     if b"r" in fields:
         numbers = range(int(fields.pop(b"k0")), int(fields.pop(b"k1")) + 1)
-        before = fields.pop(b"mt")
+        before, expires = fields.pop(b"mt"), fields.pop(b"ex")
         held |= {
             "tag": Tag(*(int(fields.pop(name)) for name in (b"i", b"r", b"g", b"ut"))),
             "state": fields.pop(b"st"),
@@ -225,6 +243,7 @@ def _read(fields: dict[bytes, bytes]) -> dict[str, Any]:
             "va": int(fields.pop(b"va")),
             "fa": int(fields.pop(b"fa")),
             "sv": fields.pop(b"sv").decode(),
+            "ex": int(expires) if expires else None,
         }
     assert not fields
     return held

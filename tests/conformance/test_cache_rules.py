@@ -71,10 +71,13 @@ def content(revision: int, events: int = 0, *, complete: bool = True, before: in
     return Content(tag(revision), b'{"a":1}', kept, complete, before)
 
 
-async def fill(cache: SessionCache, what: Content, key: ScopeKey = KEY) -> None:
+async def fill(
+    cache: SessionCache, what: Content, key: ScopeKey = KEY, expires_at: int | None = None
+) -> None:
     lease = await cache.lease(key, "filler")
     assert isinstance(lease, Granted)
-    assert await cache.fill(key, "filler", lease.granted_at, "stamp", what) is FillReply.STORED
+    reply = await cache.fill(key, "filler", lease.granted_at, "stamp", what, expires_at)
+    assert reply is FillReply.STORED
 
 
 async def look(cache: SessionCache, key: ScopeKey = KEY) -> Hit | Masked | Miss:
@@ -276,6 +279,40 @@ async def test_an_entry_lives_idle_and_in_all_so_long(kept: SessionCache, clock:
     for _ in range(6):
         assert await kept.touch(KEY, tag(5), clock.now, "") is True
         clock.now += LIMITS.idle_ttl - 1_000
+    assert isinstance(await look(kept), Miss)
+
+
+@pytest.mark.parametrize("header_only", [False, True])
+async def test_an_expired_session_is_a_miss_at_once(
+    kept: SessionCache, clock: Clock, header_only: bool
+) -> None:
+    await fill(kept, content(5, 5), expires_at=clock.now + 1_000)
+    clock.now += 999
+    assert isinstance((await kept.lookup((KEY,), header_only))[0], Hit)
+    clock.now += 1
+    assert isinstance((await kept.lookup((KEY,), header_only))[0], Miss)
+    await kept.intent(KEY, "writer")
+    assert isinstance((await kept.lookup((KEY,), header_only))[0], Masked)
+
+
+async def test_an_expired_entry_makes_room_for_a_fill(kept: SessionCache, clock: Clock) -> None:
+    await fill(kept, content(5, 5), expires_at=clock.now + 100)
+    assert await kept.lease(KEY, "early") is LeaseRefused.PRESENT
+    clock.now += 100
+    await fill(kept, content(1, 1))
+    clock.now += LIMITS.idle_ttl
+    assert (await hit(kept)).content == content(1, 1)
+
+
+async def test_an_apply_moves_the_expiry_if_it_says_so(kept: SessionCache, clock: Clock) -> None:
+    await fill(kept, content(5, 5), expires_at=clock.now + 100)
+    assert await kept.apply(KEY, "w", tag(5), tag(6), (), None, 0) is ApplyReply.APPLIED
+    clock.now += 100
+    assert isinstance(await look(kept), Miss)
+    expires = clock.now + 100
+    assert await kept.apply(KEY, "w", tag(6), tag(7), (event(7),), None, 0, expires) is ApplyReply.APPLIED
+    assert (await hit(kept)).content.tag == tag(7)
+    clock.now += 100
     assert isinstance(await look(kept), Miss)
 
 

@@ -63,7 +63,13 @@ class NaiveCache:
         return now if isinstance(now, Unavailable) else Granted(now, "")
 
     async def fill(
-        self, key: ScopeKey, token: str, granted_at: int, stamp: str, content: Content
+        self,
+        key: ScopeKey,
+        token: str,
+        granted_at: int,
+        stamp: str,
+        content: Content,
+        expires_at: int | None = None,
     ) -> FillReply | Unavailable:
         reply = await self._do("SET", self._name(key), pickle.dumps(content), "EX", 60)
         return reply if isinstance(reply, Unavailable) else FillReply.STORED
@@ -77,6 +83,7 @@ class NaiveCache:
         events: tuple[EventRecord, ...],
         state: bytes | None,
         validated_at: int,
+        expires_at: int | None = None,
     ) -> ApplyReply | Unavailable:
         return await self.drop(key, token, None) or ApplyReply.ABSENT
 

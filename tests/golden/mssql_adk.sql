@@ -26,6 +26,11 @@ ALTER TABLE sessions ADD expires_at DATETIME2(6) NULL;
 
 GO
 
+-- add column sessions.sliding_ttl
+ALTER TABLE sessions ADD sliding_ttl BIGINT NULL;
+
+GO
+
 -- add column app_states.incarnation
 ALTER TABLE app_states ADD incarnation BIGINT NULL;
 
@@ -84,6 +89,11 @@ GO
 
 -- create index uq_events_app_user_session_seq
 CREATE UNIQUE INDEX uq_events_app_user_session_seq ON events (app_name, user_id, session_id, seq) WHERE seq IS NOT NULL;
+
+GO
+
+-- create index idx_sessions_expires_at
+CREATE INDEX idx_sessions_expires_at ON sessions (expires_at) WHERE expires_at IS NOT NULL;
 
 GO
 

@@ -32,6 +32,7 @@ CREATE TABLE sessions (
     revision BIGINT NULL,
     nonce BIGINT NULL,
     expires_at DATETIME2(6) NULL,
+    sliding_ttl BIGINT NULL,
     PRIMARY KEY (app_name, user_id, id)
 );
 
@@ -103,6 +104,11 @@ GO
 
 -- create index uq_events_app_user_session_seq
 CREATE UNIQUE INDEX uq_events_app_user_session_seq ON events (app_name, user_id, session_id, seq) WHERE seq IS NOT NULL;
+
+GO
+
+-- create index idx_sessions_expires_at
+CREATE INDEX idx_sessions_expires_at ON sessions (expires_at) WHERE expires_at IS NOT NULL;
 
 GO
 

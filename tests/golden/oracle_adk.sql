@@ -26,6 +26,11 @@ ALTER TABLE sessions ADD expires_at TIMESTAMP
 
 /
 
+-- add column sessions.sliding_ttl
+ALTER TABLE sessions ADD sliding_ttl NUMBER(19)
+
+/
+
 -- add column app_states.incarnation
 ALTER TABLE app_states ADD incarnation NUMBER(19)
 
@@ -84,6 +89,11 @@ CREATE INDEX idx_events_app_user_session_ts_id ON events (app_name, user_id, ses
 
 -- create index uq_events_app_user_session_seq
 CREATE UNIQUE INDEX uq_events_app_user_session_seq ON events (CASE WHEN (seq IS NOT NULL) THEN app_name END, CASE WHEN (seq IS NOT NULL) THEN user_id END, CASE WHEN (seq IS NOT NULL) THEN session_id END, seq)
+
+/
+
+-- create index idx_sessions_expires_at
+CREATE INDEX idx_sessions_expires_at ON sessions (expires_at)
 
 /
 

@@ -32,6 +32,7 @@ CREATE TABLE sessions (
     revision NUMBER(19),
     nonce NUMBER(19),
     expires_at TIMESTAMP,
+    sliding_ttl NUMBER(19),
     PRIMARY KEY (app_name, user_id, id)
 )
 
@@ -103,6 +104,11 @@ CREATE INDEX idx_events_app_user_session_ts_id ON events (app_name, user_id, ses
 
 -- create index uq_events_app_user_session_seq
 CREATE UNIQUE INDEX uq_events_app_user_session_seq ON events (CASE WHEN (seq IS NOT NULL) THEN app_name END, CASE WHEN (seq IS NOT NULL) THEN user_id END, CASE WHEN (seq IS NOT NULL) THEN session_id END, seq)
+
+/
+
+-- create index idx_sessions_expires_at
+CREATE INDEX idx_sessions_expires_at ON sessions (expires_at)
 
 /
 

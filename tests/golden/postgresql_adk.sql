@@ -16,6 +16,9 @@ ALTER TABLE sessions ADD COLUMN nonce BIGINT;
 -- add column sessions.expires_at
 ALTER TABLE sessions ADD COLUMN expires_at TIMESTAMP WITHOUT TIME ZONE;
 
+-- add column sessions.sliding_ttl
+ALTER TABLE sessions ADD COLUMN sliding_ttl BIGINT;
+
 -- add column app_states.incarnation
 ALTER TABLE app_states ADD COLUMN incarnation BIGINT;
 
@@ -56,6 +59,9 @@ CREATE INDEX CONCURRENTLY idx_events_app_user_session_ts_id ON events (app_name,
 
 -- create index uq_events_app_user_session_seq
 CREATE UNIQUE INDEX CONCURRENTLY uq_events_app_user_session_seq ON events (app_name, user_id, session_id, seq);
+
+-- create index idx_sessions_expires_at
+CREATE INDEX CONCURRENTLY idx_sessions_expires_at ON sessions (expires_at) WHERE expires_at IS NOT NULL;
 
 -- insert adk_internal_metadata row tiered_sessions_namespace
 INSERT INTO adk_internal_metadata (key, value) VALUES ('tiered_sessions_namespace', substr(md5(random()::text || clock_timestamp()::text), 1, 16));

@@ -26,6 +26,7 @@ CREATE TABLE sessions (
     revision BIGINT,
     nonce BIGINT,
     expires_at TIMESTAMP WITHOUT TIME ZONE,
+    sliding_ttl BIGINT,
     PRIMARY KEY (app_name, user_id, id)
 );
 
@@ -85,6 +86,9 @@ CREATE INDEX idx_events_app_user_session_ts_id ON events (app_name, user_id, ses
 
 -- create index uq_events_app_user_session_seq
 CREATE UNIQUE INDEX uq_events_app_user_session_seq ON events (app_name, user_id, session_id, seq);
+
+-- create index idx_sessions_expires_at
+CREATE INDEX idx_sessions_expires_at ON sessions (expires_at) WHERE expires_at IS NOT NULL;
 
 -- insert adk_internal_metadata row tiered_sessions_namespace
 INSERT INTO adk_internal_metadata (key, value) VALUES ('tiered_sessions_namespace', substr(md5(random()::text || clock_timestamp()::text), 1, 16));

@@ -11,10 +11,12 @@ from tests.protocol.simulation import KEY, Sql
 from tiered_sessions.cache.base import Unavailable
 from tiered_sessions.cache.memory import MemoryCache
 from tiered_sessions.config import TieredConfig
+from tiered_sessions.errors import StoreUnavailableError
 from tiered_sessions.metrics import Metrics
 from tiered_sessions.records import (
     Append,
     Create,
+    Failed,
     Older,
     OutboxRow,
     Query,
@@ -67,6 +69,13 @@ class ToyStore:
         self.gate: asyncio.Event | None = None
         self.asked = asyncio.Event()
         self.released = 0
+        self.overdue: list[SessionKey] = []
+        self.locked: set[SessionKey] = set()
+
+    def live(self, key: SessionKey, ttl: int) -> None:
+        """Lets the session expire `ttl` ms from now."""
+        self.sql.clock = _milliseconds
+        self.sql.live(key, ttl, sliding=False)
 
     async def _statement(self, name: str) -> None:
         self.statements.append(name)
@@ -98,6 +107,9 @@ class ToyStore:
     async def count(self, app_name: str, user_id: str | None) -> int:
         raise NotImplementedError
 
+    async def expired(self, limit: int) -> Sequence[SessionKey]:
+        return [*self.overdue, *self.sql.expired()][:limit]
+
     async def user_state(self, app_name: str, user_id: str) -> bytes:
         raise NotImplementedError
 
@@ -115,8 +127,12 @@ class ToyStore:
         await self._statement("create")
         return outcome
 
-    async def delete(self, key: SessionKey, outbox: Sequence[ScopeKey] = ()) -> Any:
-        outcome = self.sql.write(Delete(key), tuple(outbox))
+    async def delete(
+        self, key: SessionKey, outbox: Sequence[ScopeKey] = (), *, only_expired: bool = False
+    ) -> Any:
+        outcome: Any = Failed(StoreUnavailableError())
+        if key not in self.locked:
+            outcome = self.sql.write(Delete(key, only_expired), tuple(outbox))
         await self._statement("delete")
         return outcome
 

@@ -22,6 +22,7 @@ from tiered_sessions.records import (
     Create,
     EventRecord,
     Exists,
+    Expired,
     Missing,
     NewEvent,
     Older,
@@ -70,6 +71,29 @@ class Sql:
     commits: int = 0
     """Counts the commits that change the session."""
     born: dict[Tag, int] = field(default_factory=dict)
+    clock: Callable[[], int] = lambda: 0
+    ends: dict[int, int] = field(default_factory=dict)
+    """When each incarnation of the session expires."""
+    sliding: dict[int, int] = field(default_factory=dict)
+
+    def live(self, key: SessionKey, ttl: int, *, sliding: bool) -> None:
+        """Lets the session expire `ttl` from now."""
+        incarnation = self.rows[key.session].tag.incarnation
+        self.ends[incarnation] = self.clock() + ttl
+        if sliding:
+            self.sliding[incarnation] = ttl
+
+    def left(self, key: SessionKey) -> int | None:
+        row = self.rows.get(key.session)
+        end = self.ends.get(row.tag.incarnation) if row else None
+        return None if end is None else end - self.clock()
+
+    def over(self, key: SessionKey) -> bool:
+        left = self.left(key)
+        return left is not None and left <= 0
+
+    def expired(self) -> list[SessionKey]:
+        return [KEY] if self.over(KEY) else []
 
     def put(self, scope: ScopeKey, content: Content) -> None:
         self.rows[scope] = content
@@ -80,7 +104,8 @@ class Sql:
 
     def tag(self, scope: ScopeKey) -> Tag | None:
         row = self.rows.get(scope)
-        return row.tag if row else None
+        gone = scope == KEY.session and self.over(KEY)
+        return row.tag if row and not gone else None
 
     def next_tag(self, old: Tag | None, ut: int) -> Tag:
         if old is None:
@@ -93,21 +118,32 @@ class Sql:
 
     def load(self, key: SessionKey) -> Snapshot | None:
         session = self.rows.get(key.session)
-        return session and Snapshot(key, session, self.rows.get(key.user), self.rows.get(key.app))
+        if session is None or self.over(key):
+            return None
+        return Snapshot(
+            key, session, self.rows.get(key.user), self.rows.get(key.app), self.left(key)
+        )
 
     def write(self, operation: Any, outbox: tuple[ScopeKey, ...]) -> Any:
         if isinstance(operation, Append):
             outcome = self.append(operation)
             changed = isinstance(outcome, Committed)
         elif isinstance(operation, Create):
-            changed = operation.key.session not in self.rows
+            taken = operation.key.session in self.rows
+            over = self.over(operation.key)
+            changed = not taken or (over and operation.replace_expired)
             if changed:
                 for scope in (operation.key.user, operation.key.app):
                     if scope not in self.rows:
                         self.put(scope, Content(self.next_tag(None, 0), b"{}"))
                 tag = self.next_tag(None, operation.update_time)
                 self.put(operation.key.session, Content(tag, operation.state))
-            outcome = self.load(operation.key) if changed else Exists()
+                if operation.ttl is not None:
+                    self.live(operation.key, operation.ttl, sliding=operation.sliding)
+            refused = Expired() if over else Exists()
+            outcome = self.load(operation.key) if changed else refused
+        elif operation.only_expired and not self.over(operation.key):
+            changed = outcome = False
         else:
             changed = outcome = self.rows.pop(operation.key.session, None) is not None
             self.commits += changed
@@ -117,7 +153,7 @@ class Sql:
 
     def append(self, operation: Append) -> Any:
         row = self.rows.get(operation.key.session)
-        if row is None:
+        if row is None or self.over(operation.key):
             return Missing()
         for event in operation.events:
             for old in row.events:
@@ -135,7 +171,10 @@ class Sql:
             old_user = self.rows[operation.key.user]
             user = Content(self.next_tag(old_user.tag, operation.update_time), operation.user_delta)
             self.put(operation.key.user, user)
-        return Committed(tag, events, None, user, None)
+        ttl = self.sliding.get(tag.incarnation)
+        if ttl is not None:
+            self.live(operation.key, ttl, sliding=True)
+        return Committed(tag, events, None, user, None, expires_in=ttl)
 
     def foreign_append(self, number: int) -> None:
         """What the trigger-less stock writer does, already numbered by a reader's eyes: other
@@ -187,7 +226,9 @@ class World:
         self.cache = MemoryCache(
             CacheLimits(), clock=lambda: self.now, shared=True, namespace="n"
         )
-        self.sql = Sql()
+        self.sql = Sql(clock=lambda: self.now + self.skew)
+        self.skew = 0
+        """How far SQL's clock is ahead of the cache's."""
         self.rules = rules
         self.crashes, self.evictions, self.lose = crashes, evictions, lose
         self.actors: list[Actor] = []
@@ -208,10 +249,10 @@ class World:
         self.planned.append(lambda: self._read(process, then))
 
     def _read(self, process: int, then: Callable[[Any], None] | None) -> None:
-        began = self.sql.commits
+        began, now = self.sql.commits, self.now
 
         def finish(answer: Answer) -> None:
-            self.check(began, answer)
+            self.check(now, answer)
             self.served.append((began, answer))
             if then is not None:
                 then(answer)
@@ -232,14 +273,19 @@ class World:
 
         self.read(process, append)
 
+    def sweep(self, process: int) -> None:
+        """Plans a deletion of what has expired."""
+        work = protocol.sweep(self.rules)
+        self.planned.append(lambda: self._start(process, work, self.outcomes.append))
+
     def delete(self, process: int) -> None:
         """Plans a deletion."""
         work = protocol.delete(steps.Delete(KEY), self.rules)
         self.planned.append(lambda: self._start(process, work, self.outcomes.append))
 
-    def create(self, process: int) -> None:
+    def create(self, process: int, ttl: int | None = None, *, sliding: bool = False) -> None:
         """Plans a creation."""
-        work = protocol.create(Create(KEY, 0, b"{}"), self.rules)
+        work = protocol.create(Create(KEY, 0, b"{}", ttl=ttl, sliding=sliding), self.rules)
         self.planned.append(lambda: self._start(process, work, self.outcomes.append))
 
     def drain(self, process: int) -> None:
@@ -394,10 +440,11 @@ class World:
                 return done(cache.release(scope, token))
             case steps.Lease(scope, token):
                 return done(cache.lease(scope, token))
-            case steps.Fill(scope, token, granted, content):
-                return done(cache.fill(scope, token, granted.granted_at, granted.stamp, content))
-            case steps.Apply(scope, token, old, new, events, state, at):
-                return done(cache.apply(scope, token, old, new, events, state, at))
+            case steps.Fill(scope, token, granted, content, expires):
+                at, stamp = granted.granted_at, granted.stamp
+                return done(cache.fill(scope, token, at, stamp, content, expires))
+            case steps.Apply():
+                return done(cache.apply(*command))
             case steps.Drop(scope, token, keep):
                 return done(cache.drop(scope, token, keep))
             case steps.Touch(scope, tag, at, stamp):
@@ -415,6 +462,8 @@ class World:
                 return None
             case steps.Write(operation, outbox):
                 return sql.write(operation, outbox)
+            case steps.ReadExpired():
+                return sql.expired()
             case steps.ReadOutbox():
                 return list(sql.outbox.values())
             case steps.ForgetOutbox(rows):
@@ -427,11 +476,14 @@ class World:
     # --- what must hold -----------------------------------------------------------------------
 
     def check(self, began: int, answer: Answer) -> None:
-        """I1: what was served was committed with that tag, events and all."""
+        """I1: what was served was committed with that tag, events and all, and had not expired
+        when the read began."""
         if answer.snapshot is None:
             return
         session = answer.snapshot.session
         assert session == self.sql.history[session.tag], "content and tag do not belong together"
+        end = self.sql.ends.get(session.tag.incarnation)
+        assert end is None or self.skew or began < end, "it had expired"
 
     def stale(self, began: int, answer: Answer) -> bool:
         """Says whether the answer misses a commit that was done before the read began."""

@@ -10,8 +10,8 @@ import pytest
 
 from tests.protocol.simulation import KEY, RULES, World
 from tiered_sessions.cache import base
-from tiered_sessions.cache.memory import Lease, MemoryCache
-from tiered_sessions.records import Committed
+from tiered_sessions.cache.memory import Entry, Lease, MemoryCache
+from tiered_sessions.records import Committed, Create
 from tiered_sessions.tier import protocol, steps
 
 SEEDS = range(400)
@@ -51,7 +51,41 @@ def alone(world: World) -> None:
     world.turn(1, "w", user=True)
 
 
-SCENARIOS = [writers, recreated, warm, alone]
+def expiring(world: World) -> None:
+    """A session that expires among readers, a writer, a sweep and who wants its id."""
+    world.sql.live(KEY, 4000, sliding=False)
+    world.read(0)
+    world.turn(0, "a")
+    world.read(1)
+    world.create(1, 4000)
+    world.sweep(0)
+    world.read(0)
+    world.turn(1, "b", user=True)
+    world.read(1)
+
+
+def brief(world: World) -> None:
+    """Readers all around the moment a session expires."""
+    world.sql.live(KEY, 8, sliding=False)
+    for number in range(8):
+        world.read(number % 2)
+
+
+def sliding(world: World) -> None:
+    """Appends keep a session alive; without them it ends."""
+    world.sql.live(KEY, 4000, sliding=True)
+    world.read(0)
+    world.run()
+    world.turn(0, "a")
+    world.read(1)
+    world.sweep(1)
+    world.turn(0, "b")
+    world.create(1, 4000, sliding=True)
+    world.read(0)
+    world.read(1)
+
+
+SCENARIOS = [writers, recreated, warm, alone, expiring, brief, sliding]
 
 
 def quiesce(world: World) -> None:
@@ -165,10 +199,12 @@ def test_without_the_lease_it_is_stale(monkeypatch: pytest.MonkeyPatch) -> None:
 
     original = MemoryCache.fill
 
-    async def fill(self: Any, key: Any, token: str, at: int, stamp: str, content: Any) -> Any:
+    async def fill(
+        self: Any, key: Any, token: str, at: int, stamp: str, content: Any, expires: Any
+    ) -> Any:
         slot = self._get(key, self._clock())
         self._put(key, replace(slot, lease=Lease(token, at, 10**12)).living(10**12))
-        return await original(self, key, token, at, stamp, content)
+        return await original(self, key, token, at, stamp, content, expires)
 
     monkeypatch.setattr(MemoryCache, "lease", always)
     monkeypatch.setattr(MemoryCache, "fill", fill)
@@ -179,6 +215,55 @@ def test_without_the_lease_it_is_stale(monkeypatch: pytest.MonkeyPatch) -> None:
         world.read(0)
 
     assert _stale_seeds(slow_reader) > 0
+
+
+def replaced(world: World) -> None:
+    """SQL's clock is set ahead: to it a cached session has expired, and its id is taken again."""
+    world.read(0)
+    world.run()
+    world.sql.live(KEY, 60_000, sliding=False)
+    world.cache._slots.clear()
+    world.read(0)
+    world.run()
+    world.skew = 100_000
+    world.create(1)
+    world.read(0)
+    world.read(0)
+
+
+def test_what_replaces_an_expired_session_is_seen_whatever_the_clocks_say() -> None:
+    """I5: the cache would have shown the old one for a minute."""
+    assert _stale_seeds(replaced) == 0
+
+
+def test_a_replacement_without_the_sessions_intent_is_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The suite has teeth: section 5.2, as a delete does."""
+    whole = Create.scopes.fget
+    assert whole is not None
+    shared = property(lambda self: tuple(s for s in whole(self) if s.kind != "session"))
+    monkeypatch.setattr(Create, "scopes", shared)
+    assert _stale_seeds(replaced) > 0
+
+
+def test_a_cache_that_ignores_the_expiry_serves_what_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The suite has teeth: section 7."""
+    monkeypatch.setattr(Entry, "expired", lambda self, now: False)
+    assert _stale_seeds(expiring) > 0
+
+
+def test_an_expiry_counted_from_the_fill_is_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The suite has teeth: the grant precedes the read of SQL, the fill follows it."""
+    original = MemoryCache.fill
+
+    async def late(self: MemoryCache, *command: Any) -> Any:
+        *rest, expires = command
+        granted_at = command[2]
+        if expires is not None:
+            expires += self._clock() - granted_at
+        return await original(self, *rest, expires)
+
+    monkeypatch.setattr(MemoryCache, "fill", late)
+    assert _stale_seeds(brief) > 0
 
 
 def test_without_the_outbox_it_is_stale(monkeypatch: pytest.MonkeyPatch) -> None:

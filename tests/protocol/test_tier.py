@@ -15,6 +15,7 @@ from tiered_sessions.errors import (
     SessionExistsError,
     SessionNotFoundError,
     StaleSessionError,
+    StoreUnavailableError,
 )
 from tiered_sessions.records import Already, Append, Committed, Create, NewEvent, Query, SessionKey, Tag
 from tiered_sessions.tier.tier import SessionTier
@@ -222,6 +223,69 @@ def test_outcomes_become_errors() -> None:
     run(main())
 
 
+def test_expired_sessions_are_swept_in_the_background() -> None:
+    """Section 7: by the elected drainer, or by each process where nobody is elected."""
+
+    async def main(cache: TroubledCache | None) -> None:
+        store = ToyStore()
+        sessions = tier(store, cache, TieredConfig(sweep_every=60.0))
+        await append(sessions, "a")
+        store.live(KEY, 1000)
+        await asyncio.sleep(2)
+        assert KEY.session in store.sql.rows
+        await asyncio.sleep(100)
+        assert KEY.session not in store.sql.rows
+        await sessions.close()
+        assert len(asyncio.all_tasks()) == 1
+
+    private = TroubledCache()
+    private.shared = False
+    for cache in (None, private, TroubledCache()):
+        run(main(cache))
+
+
+def test_nothing_is_swept_in_the_background_if_nobody_wants_it() -> None:
+    """`sweep_every=0`: only `delete_expired` does."""
+
+    async def main(cache: TroubledCache | None) -> None:
+        store = ToyStore()
+        sessions = tier(store, cache, TieredConfig(sweep_every=0))
+        await append(sessions, "a")
+        store.live(KEY, 1000)
+        await asyncio.sleep(1000)
+        assert KEY.session in store.sql.rows
+        assert await sessions.delete_expired() == 1
+        assert KEY.session not in store.sql.rows
+        await sessions.close()
+
+    for cache in (None, TroubledCache()):
+        run(main(cache))
+
+
+def test_what_cannot_be_swept_is_left_and_told() -> None:
+    """A session that is locked does not keep the others, a database that is gone ends the sweep."""
+
+    async def main() -> None:
+        store, cache = ToyStore(), TroubledCache()
+        sessions = tier(store, cache)
+        await append(sessions, "a")
+        store.live(KEY, 0)
+        locked = [SessionKey("app", "user", f"locked {n}") for n in range(4)]
+        store.locked = set(locked)
+        store.overdue = locked[:2]
+        with pytest.raises(StoreUnavailableError):
+            await sessions.delete_expired()
+        assert KEY.session not in store.sql.rows
+        store.statements.clear()
+        store.overdue = locked
+        with pytest.raises(StoreUnavailableError):
+            await sessions.delete_expired()
+        assert store.statements.count("delete") == 3
+        await sessions.close()
+
+    run(main())
+
+
 async def _cancelled_at(step: int, work: Callable[[], Awaitable[object]]) -> bool:
     """Runs `work`, cancelling it after `step` turns of the loop; false if it was over by then."""
     task = asyncio.ensure_future(work())
@@ -236,7 +300,7 @@ async def _cancelled_at(step: int, work: Callable[[], Awaitable[object]]) -> boo
     return True
 
 
-@pytest.mark.parametrize("operation", ["get", "append", "create", "delete"])
+@pytest.mark.parametrize("operation", ["get", "append", "create", "delete", "replace", "sweep"])
 @pytest.mark.parametrize("turns", [0, 3])
 def test_cancellation_at_every_await_leaves_both_tiers_right(operation: str, turns: int) -> None:
     """R29: whatever is cancelled when, what SQL holds is what readers get, and nothing is left."""
@@ -244,10 +308,15 @@ def test_cancellation_at_every_await_leaves_both_tiers_right(operation: str, tur
     async def once(step: int) -> bool:
         store, cache = ToyStore(), TroubledCache(turns=turns)
         sessions, other = tier(store, cache), tier(store, cache)
+        expires = operation in ("replace", "sweep")
+        if expires:
+            store.live(KEY, 1000)
         await append(sessions, "a")
         await sessions.flush()
         found = await other.get(KEY, ALL)
         assert found is not None
+        await asyncio.sleep(expires)
+        checkouts, released = store.statements.count("checkout"), store.released
         work: dict[str, Callable[[], Awaitable[object]]] = {
             "get": lambda: sessions.get(KEY, ALL),
             "append": lambda: sessions.append(
@@ -257,15 +326,19 @@ def test_cancellation_at_every_await_leaves_both_tiers_right(operation: str, tur
                 Create(SessionKey("app", "user", "new"), 0, b"{}", user_delta=b'{"c":1}')
             ),
             "delete": lambda: sessions.delete(KEY),
+            "replace": lambda: sessions.create(Create(KEY, 0, b'{"new":1}', user_delta=b'{"c":1}')),
+            "sweep": sessions.delete_expired,
         }
         cancelled = await _cancelled_at(step, work[operation])
+        checkouts = store.statements.count("checkout") - checkouts
+        assert store.released - released == checkouts <= 1, "a call has one connection, whatever it does"
         for reader in (other, sessions):
             truth = store.sql.load(KEY)
             seen = await reader.get(KEY, ALL)
             assert (seen and seen.session) == (truth and truth.session), f"step {step}"
             assert (seen and seen.user) == (truth and truth.user), f"step {step}"
         await asyncio.sleep(10)
-        if operation != "delete":
+        if store.sql.load(KEY) is not None:
             await append(other, "after")
         await sessions.close()
         await other.close()

@@ -88,12 +88,11 @@ async def make_as_adk(engine: AsyncEngine) -> None:
     """Makes ADK's tables, with a session and an event in them, from the layout this package knows."""
     await prepare_schema(engine, create_tables=True)
     quote = engine.dialect.identifier_preparer.quote
-    drop = "DROP INDEX uq_events_app_user_session_seq"
-    if engine.dialect.name == "mysql":
-        drop += " ON events"
+    drops = {"events": "uq_events_app_user_session_seq", "sessions": "idx_sessions_expires_at"}
+    mysql = engine.dialect.name == "mysql"
     await execute(
         engine,
-        drop,
+        *(f"DROP INDEX {name}{f' ON {table}' if mysql else ''}" for table, name in drops.items()),
         "ALTER TABLE events DROP COLUMN seq",
         *(
             f"ALTER TABLE {table} DROP COLUMN {column}"
@@ -101,6 +100,7 @@ async def make_as_adk(engine: AsyncEngine) -> None:
             for column in ("incarnation", "revision", "nonce")
         ),
         "ALTER TABLE sessions DROP COLUMN expires_at",
+        "ALTER TABLE sessions DROP COLUMN sliding_ttl",
         "DROP TABLE cache_outbox",
         "DROP TABLE tiered_sessions_schema",
         f"DELETE FROM adk_internal_metadata WHERE {quote('key')} <> 'schema_version'",
@@ -311,7 +311,10 @@ def _environment() -> dict[str, str]:
 ADK_ROW = "INSERT INTO adk_internal_metadata VALUES ('schema_version', '{}')"
 METADATA = "CREATE TABLE adk_internal_metadata ({key} VARCHAR(128) PRIMARY KEY, value VARCHAR(256) NOT NULL)"
 UNKNOWN = {
-    "V0": (["CREATE TABLE events (id VARCHAR(128) PRIMARY KEY, actions VARCHAR(10))"], "adk migrate session"),
+    "V0": (
+        ["CREATE TABLE events (id VARCHAR(128) PRIMARY KEY, actions VARCHAR(10))"],
+        "`tiered-sessions migrate`",
+    ),
     "no version row": ([METADATA], "no row 'schema_version'"),
     "version 2": ([METADATA, ADK_ROW.format("2")], "schema_version '2'"),
     "version 0": ([METADATA, ADK_ROW.format("0")], "schema_version '0'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from datetime import UTC, datetime
+from itertools import product
 
 import pytest
 from hypothesis import given
@@ -141,7 +142,9 @@ def test_every_portable_statement_compiles(dialect: object) -> None:
     ]
     assert len(every) > 20
     flags = (False, True)
-    every += [statements.update_session(adopted=a, state=s) for a in flags for s in flags]
+    every += [
+        statements.update_session(adopted=a, state=s, sliding=t) for a, s, t in product(flags, repeat=3)
+    ]
     every += [
         statements.newest_events(limited=n, after=a, before_seq=b, foreign=f)
         for n in flags

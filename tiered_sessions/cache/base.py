@@ -43,7 +43,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Miss:
-    """No entry, or one whose every mask has expired: its writer died, the entry is worthless."""
+    """No entry, or a worthless one: its session has expired, or its every mask (a writer died)."""
 
     now: int
     stamp: str
@@ -133,13 +133,25 @@ class SessionCache(Protocol):
         ...
 
     async def lease(self, key: ScopeKey, token: str) -> Granted | LeaseRefused | Unavailable:
-        """Asks for the right to fill. An entry with an expired mask is deleted first (R4)."""
+        """Asks for the right to fill.
+
+        An entry with an expired mask is deleted first (R4), and one whose session has expired.
+        """
         ...
 
     async def fill(
-        self, key: ScopeKey, token: str, granted_at: int, stamp: str, content: Content
+        self,
+        key: ScopeKey,
+        token: str,
+        granted_at: int,
+        stamp: str,
+        content: Content,
+        expires_at: int | None = None,
     ) -> FillReply | Unavailable:
-        """Stores what was read from SQL after `granted_at`, if the lease is still the caller's."""
+        """Stores what was read from SQL after `granted_at`, if the lease is still the caller's.
+
+        From `expires_at` on, a time of the server, the entry is a miss. None: never.
+        """
         ...
 
     async def apply(
@@ -151,10 +163,12 @@ class SessionCache(Protocol):
         events: tuple[EventRecord, ...],
         state: bytes | None,
         validated_at: int,
+        expires_at: int | None = None,
     ) -> ApplyReply | Unavailable:
         """Moves an entry from `old` to its successor `new` and takes the writer's mask away.
 
-        Never makes an entry (R15). `state` None leaves the state. `old` None is a shared scope,
+        Never makes an entry (R15). `state` None leaves the state, `expires_at` None when the
+        entry expires. `old` None is a shared scope,
         whose writer does not know the predecessor: an older entry of the same incarnation is
         replaced whole, any other is deleted.
         """

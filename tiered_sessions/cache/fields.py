@@ -12,7 +12,7 @@ from ..records import Content, Tag
 from . import chunks
 from .base import CacheLimits, Hit, Lookup, Masked, Miss
 
-HEADER = ("p", "i", "r", "g", "ut", "va", "sv", "c", "mt")
+HEADER = ("p", "i", "r", "g", "ut", "va", "sv", "c", "mt", "ex")
 """What a lookup of the header asks for."""
 
 
@@ -21,7 +21,9 @@ def tag(value: Tag | None) -> tuple[bytes, ...]:
     return (b"",) * 4 if value is None else tuple(b"%d" % number for number in value)
 
 
-def entry(content: Content, stamp: str, limits: CacheLimits) -> list[bytes]:
+def entry(
+    content: Content, stamp: str, limits: CacheLimits, expires_at: int | None
+) -> list[bytes]:
     """Returns names and values of the fields of a new entry, but for those the script sets."""
     content = chunks.trim(content, limits.window_events, limits.window_bytes)
     parts = [b"".join(map(chunks.line, chunk)) for chunk in chunks.split(content.events)]
@@ -32,6 +34,7 @@ def entry(content: Content, stamp: str, limits: CacheLimits) -> list[bytes]:
         b"g": nonce,
         b"ut": update_time,
         b"sv": stamp.encode(),
+        b"ex": b"" if expires_at is None else b"%d" % expires_at,
         b"n": b"%d" % len(content.events),
         b"c": b"1" if content.complete else b"0",
         b"mt": b"" if content.before is None else b"%d" % content.before,
@@ -53,6 +56,8 @@ def lookup(reply: Any, header_only: bool, now: int, stamp: str) -> Lookup:
             return Masked(now, stamp)
         # Only expired masks: their writer died and may have committed (R4).
         if deadlines or b"r" not in fields:
+            return Miss(now, stamp)
+        if fields[b"ex"] and int(fields[b"ex"]) <= now:
             return Miss(now, stamp)
         content = _content(fields, header_only)
         return Hit(content, int(fields[b"va"]), fields[b"sv"].decode(), now, stamp, header_only)

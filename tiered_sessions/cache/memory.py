@@ -29,7 +29,10 @@ _EVENT_OVERHEAD = 256
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """The content of one scope. `size`: bytes of the state and of all lines."""
+    """The content of one scope. `size`: bytes of the state and of all lines.
+
+    From `expires_at` on nobody is shown it: the session has expired.
+    """
 
     tag: Tag
     state: bytes
@@ -40,6 +43,11 @@ class Entry:
     filled_at: int
     stamp: str
     size: int
+    expires_at: int | None
+
+    def expired(self, now: int) -> bool:
+        """Says whether the session has expired."""
+        return self.expires_at is not None and self.expires_at <= now
 
     @property
     def events(self) -> int:
@@ -152,7 +160,7 @@ class MemoryCache:
         slot = self._get(key, now)
         if slot.masked(now):
             return Masked(now, self.stamp)
-        if slot.entry is None or slot.masks:
+        if slot.entry is None or slot.masks or slot.entry.expired(now):
             return Miss(now, self.stamp)
         entry = slot.entry
         content = entry.content(header_only)
@@ -172,6 +180,8 @@ class MemoryCache:
     async def lease(self, key: ScopeKey, token: str) -> Granted | LeaseRefused | Unavailable:
         now = self._clock()
         slot = self._get(key, now).purged(now)
+        if slot.entry is not None and not slot.masks and slot.entry.expired(now):
+            slot = Slot()
         self._put(key, slot)
         if slot.masks:
             return LeaseRefused.MASKED
@@ -184,7 +194,13 @@ class MemoryCache:
         return Granted(now, self.stamp)
 
     async def fill(
-        self, key: ScopeKey, token: str, granted_at: int, stamp: str, content: Content
+        self,
+        key: ScopeKey,
+        token: str,
+        granted_at: int,
+        stamp: str,
+        content: Content,
+        expires_at: int | None = None,
     ) -> FillReply | Unavailable:
         now = self._clock()
         slot = self._get(key, now)
@@ -205,6 +221,7 @@ class MemoryCache:
             filled_at=now,
             stamp=stamp,
             size=len(content.state) + _lines(content.events),
+            expires_at=expires_at,
         )
         self._put(key, Slot(entry, expires=self._life(entry, now)))
         return FillReply.STORED
@@ -218,6 +235,7 @@ class MemoryCache:
         events: tuple[EventRecord, ...],
         state: bytes | None,
         validated_at: int,
+        expires_at: int | None = None,
     ) -> ApplyReply | Unavailable:
         now = self._clock()
         # The own mask goes first: however late, this writer is alive and tells what it wrote.
@@ -230,7 +248,7 @@ class MemoryCache:
             slot = replace(slot, expires=self._life(entry, now))
         elif entry.tag == old or (old is None and _precedes(entry.tag, new)):
             reply = ApplyReply.APPLIED
-            entry = self._trimmed(_moved(entry, new, events, state, validated_at))
+            entry = self._trimmed(_moved(entry, new, events, state, validated_at, expires_at))
             slot = replace(slot, entry=entry, expires=self._life(entry, now))
         else:
             reply = ApplyReply.GAP
@@ -323,7 +341,12 @@ def _precedes(old: Tag, new: Tag) -> bool:
 
 
 def _moved(
-    entry: Entry, new: Tag, events: Sequence[EventRecord], state: bytes | None, validated_at: int
+    entry: Entry,
+    new: Tag,
+    events: Sequence[EventRecord],
+    state: bytes | None,
+    validated_at: int,
+    expires_at: int | None,
 ) -> Entry:
     last = entry.chunks[-1] if entry.chunks else ()
     tail = chunks.split((*last, *map(chunks.flat, events)))
@@ -335,6 +358,7 @@ def _moved(
         chunks=(*entry.chunks[:-1], *tail),
         validated_at=max(entry.validated_at, validated_at),
         size=entry.size - len(entry.state) + len(state) + _lines(events),
+        expires_at=entry.expires_at if expires_at is None else expires_at,
     )
 
 

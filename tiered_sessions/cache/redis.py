@@ -116,9 +116,15 @@ class RedisSessionCache:
         return LeaseRefused[word.decode()]
 
     async def fill(
-        self, key: ScopeKey, token: str, granted_at: int, stamp: str, content: Content
+        self,
+        key: ScopeKey,
+        token: str,
+        granted_at: int,
+        stamp: str,
+        content: Content,
+        expires_at: int | None = None,
     ) -> FillReply | Unavailable:
-        entry = fields.entry(content, stamp, self.limits)
+        entry = fields.entry(content, stamp, self.limits, expires_at)
         reply = await self._run("fill", key, token, granted_at, *self._life(), *entry)
         return reply if isinstance(reply, Unavailable) else FillReply[reply.decode()]
 
@@ -131,6 +137,7 @@ class RedisSessionCache:
         events: tuple[EventRecord, ...],
         state: bytes | None,
         validated_at: int,
+        expires_at: int | None = None,
     ) -> ApplyReply | Unavailable:
         reply = await self._run(
             "apply",
@@ -144,6 +151,7 @@ class RedisSessionCache:
             *self._life(),
             self.limits.window_events,
             self.limits.window_bytes,
+            "" if expires_at is None else expires_at,
             *map(chunks.line, events),
         )
         return reply if isinstance(reply, Unavailable) else ApplyReply[reply.decode()]

@@ -10,6 +10,7 @@ import typer
 
 from .. import __version__
 from ..errors import TieredSessionsError
+from .adk import adk_app
 from .demo import demo_command
 
 app = typer.Typer(
@@ -21,6 +22,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.command("demo")(demo_command)
+app.add_typer(adk_app)
 
 
 @app.command(
@@ -36,6 +38,20 @@ def _migrate(context: typer.Context) -> None:
     migrate = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
     migrate.command()(migrate_command)
     migrate(context.args, prog_name=context.command_path)
+
+
+@app.command(
+    "doctor",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def _doctor(context: typer.Context) -> None:
+    """Say what the database and the cache are like, and how old a read can be."""
+    from .doctor import doctor_command
+
+    doctor = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+    doctor.command()(doctor_command)
+    doctor(context.args, prog_name=context.command_path)
 
 
 def _print_version(asked: bool) -> None:

@@ -33,11 +33,16 @@ class StoreWriter(Protocol):
         ...
 
     async def create(self, create: Create, outbox: Sequence[ScopeKey] = ()) -> CreateOutcome:
-        """Inserts a session, and the rows of its shared scopes where they are missing."""
+        """Inserts a session, and the rows of its shared scopes where they are missing.
+
+        Answers `Expired` only without `create.replace_expired`.
+        """
         ...
 
-    async def delete(self, key: SessionKey, outbox: Sequence[ScopeKey] = ()) -> DeleteOutcome:
-        """Deletes a session and its events; false if there was none."""
+    async def delete(
+        self, key: SessionKey, outbox: Sequence[ScopeKey] = (), *, only_expired: bool = False
+    ) -> DeleteOutcome:
+        """Deletes a session and its events; false if there was none (`only_expired`: or it lives)."""
         ...
 
     async def release(self) -> None:
@@ -46,7 +51,10 @@ class StoreWriter(Protocol):
 
 
 class SessionStore(Protocol):
-    """One database. Reads raise `StoreUnavailableError` (or another `StoreError`)."""
+    """One database. Reads raise `StoreUnavailableError` (or another `StoreError`).
+
+    A session that has expired by the database's clock is not there, but for `expired` and `delete`.
+    """
 
     exclusive: bool
     """Whether no other process can reach the data (`:memory:`)."""
@@ -81,6 +89,10 @@ class SessionStore(Protocol):
 
     async def count(self, app_name: str, user_id: str | None) -> int:
         """Counts the sessions of an app, or of one user."""
+        ...
+
+    async def expired(self, limit: int) -> Sequence[SessionKey]:
+        """Reads which sessions have expired and are not deleted yet, the longest expired first."""
         ...
 
     async def user_state(self, app_name: str, user_id: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..records import Content, EventRecord, Older, Query, SessionKey, Snapshot, Tag, Tags
 from . import statements as sql
+from .clock import remaining
 from .steps import (
     Contended,
     Flavour,
@@ -51,6 +52,7 @@ def load(key: SessionKey, query: Query, flavour: Flavour) -> Unit[Snapshot | Non
             ),
             scope_content(user[2:]) if tuple(user[:2]) == key[:2] else None,
             scope_content(app[1:]) if app[0] == key.app_name else None,
+            remaining(*row[22:24]),
         )
     raise Contended
 
@@ -134,6 +136,18 @@ def count(app_name: str, user_id: str | None) -> Unit[int]:
     """Counts sessions."""
     params: Params = {"a": app_name} if user_id is None else {"a": app_name, "u": user_id}
     return int((yield Step(sql.count_sessions(user_id is not None), params)).rows[0][0])
+
+
+def is_expired(key: SessionKey) -> Unit[bool]:
+    """Says whether the row of a session is there and has expired."""
+    row = first((yield Step(sql.EXPIRED_SESSION, key_params(key))))
+    return row is not None and tuple(row) == key
+
+
+def expired(limit: int) -> Unit[list[SessionKey]]:
+    """Reads which sessions have expired, the longest expired first."""
+    rows = (yield Step(sql.EXPIRED_SESSIONS, {"n": limit})).rows
+    return [SessionKey(*row) for row in rows]
 
 
 def user_state(app_name: str, user_id: str) -> Unit[bytes]:

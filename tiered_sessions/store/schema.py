@@ -158,6 +158,7 @@ sessions = Table(
     Column("update_time", _timestamp(), nullable=False),
     *_tag(),
     Column("expires_at", _timestamp(), nullable=True),
+    Column("sliding_ttl", BigInteger, nullable=True),
     **_OPTIONS,
 )
 
@@ -228,6 +229,16 @@ events_by_time = Index(
     events.c.session_id,
     events.c.timestamp.desc(),
     events.c.id.desc(),
+)
+
+# For the sweep. Partial where that exists, so that sessions which never expire are not in it.
+_expires = sessions.c.expires_at.is_not(None)
+sessions_by_expiry = Index(
+    "idx_sessions_expires_at",
+    sessions.c.expires_at,
+    postgresql_where=_expires,
+    sqlite_where=_expires,
+    mssql_where=_expires,
 )
 
 _SEQ_INDEX = "uq_events_app_user_session_seq"

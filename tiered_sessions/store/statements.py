@@ -27,6 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.base import Executable
 
+from .clock import ALIVE, EXPIRED, UtcNow
 from .schema import (
     NAMESPACE_KEY,
     adk_internal_metadata,
@@ -73,6 +74,8 @@ HEADER: Final = (
         _foreign,
         *_user.selected_columns,
         *_app.selected_columns,
+        sessions.c.expires_at,
+        UtcNow(),
     )
     .select_from(
         sessions.outerjoin(
@@ -80,12 +83,26 @@ HEADER: Final = (
             and_(user_states.c.app_name == sessions.c.app_name, user_states.c.user_id == sessions.c.user_id),
         ).outerjoin(app_states, app_states.c.app_name == sessions.c.app_name)
     )
-    .where(_session_key)
+    .where(_session_key, ALIVE)
 )
 SESSION_TAG: Final = select(
     sessions.c.app_name, sessions.c.user_id, sessions.c.id, *_tag(sessions), _foreign
-).where(_session_key)
-LOCK_SESSION: Final = _locked(_session.where(_session_key), sessions)
+).where(_session_key, ALIVE)
+# Expired or not: whoever holds the lock looks at the times.
+LOCK_SESSION: Final = _locked(
+    _session.add_columns(sessions.c.expires_at, UtcNow(), sessions.c.sliding_ttl).where(_session_key),
+    sessions,
+)
+EXPIRED_SESSION: Final = select(sessions.c.app_name, sessions.c.user_id, sessions.c.id).where(
+    _session_key, EXPIRED
+)
+EXPIRED_SESSIONS: Final = (
+    select(sessions.c.app_name, sessions.c.user_id, sessions.c.id)
+    .where(EXPIRED)
+    .order_by(sessions.c.expires_at)
+    .limit(bindparam("n", type_=Integer))
+)
+NOW: Final = select(UtcNow())
 USER: Final = _user.where(_user_key)
 APP: Final = _app.where(_app_key)
 LOCK_USER: Final = _locked(USER, user_states)
@@ -100,7 +117,7 @@ TAGS: Final = (
         sessions.c.id,
         *_tag(sessions),
     )
-    .where(_session_key)
+    .where(_session_key, ALIVE)
     .union_all(
         select(
             literal("user"), user_states.c.app_name, user_states.c.user_id, literal(""), *_tag(user_states)
@@ -115,7 +132,7 @@ TAGS: Final = (
 @cache
 def list_sessions(of_user: bool) -> Select[Any]:
     """All sessions of an app or of one user, in the order of conformance 39."""
-    statement = select(*_session.selected_columns, _foreign).where(sessions.c.app_name == _a)
+    statement = select(*_session.selected_columns, _foreign).where(sessions.c.app_name == _a, ALIVE)
     if of_user:
         statement = statement.where(sessions.c.user_id == _u)
     return statement.order_by(sessions.c.update_time, sessions.c.user_id, sessions.c.id)
@@ -124,7 +141,7 @@ def list_sessions(of_user: bool) -> Select[Any]:
 @cache
 def count_sessions(of_user: bool) -> Select[Any]:
     """How many sessions an app or one user has."""
-    statement = select(func.count()).select_from(sessions).where(sessions.c.app_name == _a)
+    statement = select(func.count()).select_from(sessions).where(sessions.c.app_name == _a, ALIVE)
     return statement.where(sessions.c.user_id == _u) if of_user else statement
 
 
@@ -186,14 +203,15 @@ INSERT_APP: Final = _insert(app_states)
 
 
 @cache
-def update_session(*, adopted: bool, state: bool) -> Executable:
+def update_session(*, adopted: bool, state: bool, sliding: bool) -> Executable:
     """Moves a locked session on. Comparing the tag again guards where the lock does nothing."""
     compared = (
         and_(sessions.c.revision == bindparam("old_revision"), sessions.c.nonce == bindparam("old_nonce"))
         if adopted
         else sessions.c.revision.is_(None)
     )
-    names = ["incarnation", "revision", "nonce", "update_time", *(["state"] if state else [])]
+    names = ["incarnation", "revision", "nonce", "update_time"]
+    names += ["state"] * state + ["expires_at"] * sliding
     values: dict[str, Any] = {name: bindparam(f"v_{name}") for name in names}
     return update(sessions).where(_session_key, compared).values(values)
 
@@ -213,6 +231,8 @@ ADOPT_USER: Final = (
 ADOPT_APP: Final = update(app_states).where(_app_key, app_states.c.revision.is_(None)).values(_adopted)
 DELETE_EVENTS: Final = delete(events).where(_event_key)
 DELETE_SESSION: Final = delete(sessions).where(_session_key)
+# Looking again guards where the lock does nothing.
+DELETE_EXPIRED_SESSION: Final = delete(sessions).where(_session_key, EXPIRED)
 
 # --- outbox and namespace --------------------------------------------------------------------
 

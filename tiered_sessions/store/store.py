@@ -115,6 +115,10 @@ class SqlSessionStore:
             return 0
         return await self._perform(lambda: reads.count(app_name, user_id))
 
+    async def expired(self, limit: int) -> Sequence[SessionKey]:
+        """Reads which sessions have expired, the longest expired first."""
+        return await self._perform(lambda: reads.expired(limit))
+
     async def user_state(self, app_name: str, user_id: str) -> bytes:
         """Reads one user's state."""
         if not readable(app_name, user_id):
@@ -200,13 +204,15 @@ class SqlWriter:
         except (*DRIVER_ERRORS, StoreError, InCommit) as error:
             return self._dialect.failed(error)
 
-    async def delete(self, key: SessionKey, outbox: Sequence[ScopeKey] = ()) -> DeleteOutcome:
-        """Deletes a session and its events."""
+    async def delete(
+        self, key: SessionKey, outbox: Sequence[ScopeKey] = (), *, only_expired: bool = False
+    ) -> DeleteOutcome:
+        """Deletes a session and its events; with `only_expired` unless it lives."""
         if not readable(*key):
             return False
         try:
             async with self._dialect.bounded(self._connection):
-                return await self._dialect.delete(self._connection, key, outbox)
+                return await self._dialect.delete(self._connection, key, outbox, only_expired)
         except (*DRIVER_ERRORS, StoreError, InCommit) as error:
             return self._dialect.failed(error)
 

@@ -15,6 +15,8 @@ from .schema import ID_LENGTH, INVOCATION_ID_LENGTH
 
 _EPOCH: Final = datetime(1970, 1, 1)
 _MICROSECOND: Final = timedelta(microseconds=1)
+# Short of where a database's calendar ends, however often the time slides.
+_LONGEST_TTL: Final = 100 * 365 * 86_400_000
 _SUSPECT: Final = (b"\\u0000", b"\\ud", b"\\uD", b"NaN", b"Infinity")
 
 
@@ -75,6 +77,10 @@ def check_create(create: Create) -> None:
     """Refuses what no database can store, as `check_append` does."""
     _check_key(create.key)
     to_time(create.update_time)
+    if create.sliding and create.ttl is None:
+        raise InvalidValueError("sliding says what becomes of a ttl, and there is none")
+    if create.ttl is not None and not 0 < create.ttl <= _LONGEST_TTL:
+        raise InvalidValueError(f"ttl must be from 1 ms to 100 years, not {create.ttl / 1000} s")
 
 
 def _check_key(key: SessionKey) -> None:

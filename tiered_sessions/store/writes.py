@@ -27,6 +27,7 @@ from ..records import (
     Tag,
 )
 from . import statements as sql
+from .clock import after, remaining
 from .numbering import order_foreign
 from .outbox import record
 from .steps import (
@@ -52,7 +53,7 @@ def append(write: Append, outbox: Sequence[ScopeKey], flavour: Flavour) -> Unit[
     """Stores an append under the session's row lock, numbering foreign events first."""
     key = key_params(write.key)
     row = first((yield Step(sql.LOCK_SESSION, key)))
-    if row is None or tuple(row[:3]) != write.key:
+    if row is None or tuple(row[:3]) != write.key or _expired(row):
         raise Rollback(Missing())
     foreign = (yield Step(sql.FOREIGN_EVENTS, key)).rows
     current = session_tag(row[3:], bool(foreign))
@@ -69,7 +70,11 @@ def append(write: Append, outbox: Sequence[ScopeKey], flavour: Flavour) -> Unit[
     if write.session_delta is not None:
         state = write.session_delta if write.replace_state else merged(row[7], write.session_delta)
         values["v_state"] = flavour.text(state)
-    moved = yield Step(sql.update_session(adopted=adopted, state=state is not None), values)
+    ttl = row[10]
+    if ttl is not None:
+        values["v_expires_at"] = after(row[9], ttl)
+    statement = sql.update_session(adopted=adopted, state=state is not None, sliding=ttl is not None)
+    moved = yield Step(statement, values)
     if moved.rowcount == 0:
         raise Contended
     records = yield from _insert_events(write, start, flavour)
@@ -87,7 +92,7 @@ def append(write: Append, outbox: Sequence[ScopeKey], flavour: Flavour) -> Unit[
     yield from record(outbox, made)
     if flavour.rewrites and state is not None:
         state = (yield Step(sql.LOCK_SESSION, key)).rows[0][7].encode()
-    return Committed(tag, records, state, user, app, numbered=bool(foreign) or not adopted)
+    return Committed(tag, records, state, user, app, bool(foreign) or not adopted, ttl)
 
 
 def settle(write: Append) -> Unit[AppendOutcome | None]:
@@ -239,6 +244,11 @@ def _adopt_scope(scope: ScopeKey) -> Unit[None]:
 def create(write: Create, outbox: Sequence[ScopeKey], flavour: Flavour) -> Unit[CreateOutcome]:
     """Inserts a session, then the rows of its shared scopes where they are missing."""
     key = write.key
+    if write.replace_expired:
+        yield from _remove(key, only_expired=True)
+    expires_at = None
+    if write.ttl is not None:
+        expires_at = after((yield Step(sql.NOW, {})).rows[0][0], write.ttl)
     tag = Tag(fresh(), 0, fresh(), write.update_time)
     values = {
         **tag_values(tag),
@@ -247,7 +257,8 @@ def create(write: Create, outbox: Sequence[ScopeKey], flavour: Flavour) -> Unit[
         "v_id": key.session_id,
         "v_state": flavour.text(write.state),
         "v_create_time": to_time(write.update_time),
-        "v_expires_at": None,
+        "v_expires_at": expires_at,
+        "v_sliding_ttl": write.ttl if write.sliding else None,
     }
     try:
         yield Step(sql.INSERT_SESSION, values)
@@ -258,16 +269,28 @@ def create(write: Create, outbox: Sequence[ScopeKey], flavour: Flavour) -> Unit[
     yield from record(outbox, {"session": tag, "user": user.tag, "app": app.tag})
     state = write.state
     if flavour.rewrites:
-        state = (yield Step(sql.HEADER, key_params(key))).rows[0][7].encode()
-    return Snapshot(key, Content(tag, state), user, app)
+        state = (yield Step(sql.LOCK_SESSION, key_params(key))).rows[0][7].encode()
+    return Snapshot(key, Content(tag, state), user, app, write.ttl)
 
 
-def delete(key: SessionKey, outbox: Sequence[ScopeKey]) -> Unit[bool]:
+def delete(key: SessionKey, outbox: Sequence[ScopeKey], *, only_expired: bool) -> Unit[bool]:
     """Deletes a session and its events, whether or not the database cascades."""
-    row = first((yield Step(sql.LOCK_SESSION, key_params(key))))
-    found = row is not None and tuple(row[:3]) == key
-    if found:
-        yield Step(sql.DELETE_EVENTS, key_params(key))
-        yield Step(sql.DELETE_SESSION, key_params(key))
+    found = yield from _remove(key, only_expired)
     yield from record(outbox, {})
     return found
+
+
+def _remove(key: SessionKey, only_expired: bool) -> Unit[bool]:
+    row = first((yield Step(sql.LOCK_SESSION, key_params(key))))
+    if row is None or tuple(row[:3]) != key or (only_expired and not _expired(row)):
+        return False
+    yield Step(sql.DELETE_EVENTS, key_params(key))
+    statement = sql.DELETE_EXPIRED_SESSION if only_expired else sql.DELETE_SESSION
+    if (yield Step(statement, key_params(key))).rowcount == 0:
+        raise Contended
+    return True
+
+
+def _expired(locked: Row) -> bool:
+    left = remaining(*locked[8:10])
+    return left is not None and left <= 0

@@ -289,10 +289,11 @@ class CacheCalls:
                 return await cache.release(scope, token)
             case Lease(scope, token):
                 return await cache.lease(scope, token)
-            case Fill(scope, token, granted, content):
-                return await cache.fill(scope, token, granted.granted_at, granted.stamp, content)
-            case Apply(scope, token, old, new, events, state, validated_at):
-                return await cache.apply(scope, token, old, new, events, state, validated_at)
+            case Fill(scope, token, granted, content, expires):
+                at, stamp = granted.granted_at, granted.stamp
+                return await cache.fill(scope, token, at, stamp, content, expires)
+            case Apply():
+                return await cache.apply(*command)
             case Drop(scope, token, keep):
                 return await cache.drop(scope, token, keep)
             case Touch(scope, tag, validated_at, stamp):

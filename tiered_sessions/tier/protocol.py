@@ -1,6 +1,6 @@
 """The protocol between SQL and cache: the order of steps, and every decision, without I/O.
 
-`read`, `append`, `create`, `delete` and `drain` are generators. Each yields a step and receives
+`read`, `append`, `create`, `delete`, `sweep` and `drain` are generators. Each yields a step and receives
 its reply; `tier.py` performs the steps, and an explorer can interleave the same generators at
 every yield. There is no clock, no randomness and no `await` here.
 
@@ -31,6 +31,7 @@ from ..records import (
     CreateOutcome,
     DeleteOutcome,
     Exists,
+    Expired,
     Failed,
     Missing,
     Older,
@@ -68,6 +69,7 @@ from .steps import (
     LookUp,
     Observed,
     Probed,
+    ReadExpired,
     ReadOutbox,
     ReadTags,
     Release,
@@ -79,6 +81,7 @@ from .steps import (
     Standing,
     Steps,
     StoreCommand,
+    Swept,
     Timer,
     Token,
     Touch,
@@ -89,6 +92,7 @@ from .steps import (
 )
 
 _DROPS = 16
+_FAILURES = 3
 
 
 # --- small parts -------------------------------------------------------------------------------
@@ -292,7 +296,11 @@ def fetch(key: SessionKey, query: Query, leases: Sequence[ScopeKey], rules: Rule
             # Nothing to fill: give the lease back, or the next readers would wait for it.
             yield Later(Drop(scope, None, None))
         else:
-            yield Later(Fill(scope, tokens[scope], grant, content))
+            expires = None
+            if scope == key.session and snapshot is not None and snapshot.expires_in is not None:
+                # The grant precedes the read, so the entry never outlives the session.
+                expires = grant.granted_at + snapshot.expires_in
+            yield Later(Fill(scope, tokens[scope], grant, content, expires))
     if snapshot is None:
         return Answer(None, "store")
     whole = key.session in granted or query == Query()
@@ -465,8 +473,16 @@ def _applied(operation: Append, outcome: Committed, marked: Marked, rules: Rules
     if large or outcome.numbered or operation.expected is None:
         return Drop(session, marked.token, None)
     at = marked.acknowledged[session]
+    expires = None if outcome.expires_in is None else at + outcome.expires_in
     return Apply(
-        session, marked.token, operation.expected, outcome.tag, outcome.events, outcome.state, at
+        session,
+        marked.token,
+        operation.expected,
+        outcome.tag,
+        outcome.events,
+        outcome.state,
+        at,
+        expires,
     )
 
 
@@ -482,20 +498,34 @@ def _extend(operation: Append, outcome: Committed) -> Steps[None]:
 
 def create(operation: Create, rules: Rules) -> Steps[CreateOutcome | None]:
     """Stores a new session. It makes no cache entry: a late one would resurrect (R6, R15)."""
+    outcome = yield from _create(operation, rules)
+    if isinstance(outcome, Expired):
+        # To replace that one is to delete it: the clocks of SQL and cache may differ, so only a
+        # mask hides its entry for certain (I5).
+        outcome = yield from _create(replace(operation, replace_expired=True), rules)
+    return outcome
+
+
+def _create(operation: Create, rules: Rules) -> Steps[CreateOutcome | None]:
     marked = yield from _mask(operation.scopes, rules)
     if not isinstance(marked, Marked):
         return marked
     outcome: CreateOutcome = yield from _commit(operation, operation.scopes, marked, rules)
     if isinstance(outcome, Snapshot):
-        yield Local(Wrote(operation.key.session, None))
+        session = operation.key.session
+        yield Local(Wrote(session, None))
         commands: list[Apply | Drop] = []
+        if session in marked.acknowledged:
+            commands.append(Drop(session, marked.token, None))
         for scope in operation.scopes:
+            if scope == session:
+                continue
             content = outcome.content(scope)
             yield Local(Wrote(scope, content.tag if content else None))
             if scope in marked.acknowledged:
                 commands.append(_shared(marked, scope, content, rules))
         yield from _publish(commands, rules)
-    elif isinstance(outcome, Exists):
+    elif isinstance(outcome, Exists | Expired):
         yield from _release(marked)
     return outcome
 
@@ -512,6 +542,26 @@ def delete(operation: Delete, rules: Rules) -> Steps[DeleteOutcome | None]:
         if session in marked.acknowledged:
             yield from _publish([Drop(session, marked.token, None)], rules)
     return outcome
+
+
+def sweep(rules: Rules) -> Steps[Swept]:
+    """Deletes sessions that have expired, each as any deletion, if it has still expired by then.
+
+    A locked one is left for the next sweep; after a few failures so is the rest.
+    """
+    keys: Sequence[SessionKey] = yield from _sql(ReadExpired())
+    deleted, failures = 0, 0
+    failed: Failed | Unknown | None = None
+    for key in keys:
+        outcome = yield from delete(Delete(key, only_expired=True), rules)
+        if isinstance(outcome, Failed | Unknown):
+            failed, failures = outcome, failures + 1
+        elif outcome:
+            deleted += 1
+        # A connection that broke in a commit serves no other deletion.
+        if outcome is None or isinstance(outcome, Unknown) or failures == _FAILURES:
+            break
+    return Swept(len(keys), deleted, failed)
 
 
 def drain() -> Steps[int | None]:

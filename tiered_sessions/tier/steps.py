@@ -18,12 +18,14 @@ from ..records import (
     Content,
     Create,
     EventRecord,
+    Failed,
     OutboxRow,
     Query,
     ScopeKey,
     SessionKey,
     Snapshot,
     Tag,
+    Unknown,
 )
 
 T = TypeVar("T")
@@ -143,6 +145,7 @@ class Fill(NamedTuple):
     token: str
     granted: Granted
     content: Content
+    expires_at: int | None = None
 
 
 class Apply(NamedTuple):
@@ -155,6 +158,7 @@ class Apply(NamedTuple):
     events: tuple[EventRecord, ...]
     state: bytes | None
     validated_at: int
+    expires_at: int | None = None
 
 
 class Drop(NamedTuple):
@@ -199,14 +203,22 @@ class ReadTags(NamedTuple):
     key: SessionKey
 
 
+class ReadExpired(NamedTuple):
+    """-> Sequence[SessionKey]: sessions that have expired, not all if there are many."""
+
+
 class Checkout(NamedTuple):
-    """-> None | Failed: a database connection, kept until the call ends."""
+    """-> None | Failed: a database connection, kept until the call ends.
+
+    Begins a unit of work: until its `Write` is sent, the call can be cancelled.
+    """
 
 
 class Delete(NamedTuple):
-    """The deletion of one session."""
+    """The deletion of one session; `only_expired`: unless it lives."""
 
     key: SessionKey
+    only_expired: bool = False
 
 
 class Write(NamedTuple):
@@ -301,7 +313,7 @@ class Seal(NamedTuple):
 
 ScopedCommand: TypeAlias = Intent | Release | Lease | Fill | Apply | Drop | Touch
 CacheCommand: TypeAlias = ScopedCommand | LookUp | Elect
-SqlRead: TypeAlias = Load | LoadOlder | ReadTags | ReadOutbox | ForgetOutbox
+SqlRead: TypeAlias = Load | LoadOlder | ReadTags | ReadExpired | ReadOutbox | ForgetOutbox
 StoreCommand: TypeAlias = SqlRead | Checkout | Write
 Command: TypeAlias = CacheCommand | StoreCommand
 Question: TypeAlias = (
@@ -316,3 +328,11 @@ class Answer(NamedTuple):
 
     snapshot: Snapshot | None
     source: Literal["process", "cache", "store"]
+
+
+class Swept(NamedTuple):
+    """How many expired sessions were found and how many deleted; `failed`: the last that was not."""
+
+    found: int
+    deleted: int
+    failed: Failed | Unknown | None

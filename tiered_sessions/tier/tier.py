@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import secrets
 import sys
 import time
@@ -38,6 +39,7 @@ from ..records import (
     CreateOutcome,
     DeleteOutcome,
     Exists,
+    Expired,
     Failed,
     Missing,
     Query,
@@ -53,7 +55,7 @@ from .calls import CacheCalls, Call
 from .decoded import DecodedSessions
 from .flights import Flight, Flights
 from .floors import Floors
-from .steps import Answer, Ended, Reply, Rules, Steps, Timer, Wait
+from .steps import Answer, Ended, Reply, Rules, Steps, Swept, Timer, Wait
 
 T = TypeVar("T")
 logger = logging.getLogger("tiered_sessions")
@@ -61,6 +63,7 @@ logger = logging.getLogger("tiered_sessions")
 _POLL = 0.005
 _NAMESPACE_LIFE = 5.0
 _OUTBOX_BATCH = 500
+_SWEEP_BATCH = 100
 _CLOSED = "The service was closed while this call was under way, or before it"
 
 _SOURCES = {
@@ -121,6 +124,8 @@ class SessionTier:
         self._preparing = asyncio.Lock()
         self._prepared = False
         self._namespace_read = 0.0
+        self._sweep_at = float("inf")
+        self._sweep_timer: asyncio.TimerHandle | None = None
         self._maintenance: asyncio.Task[None] | None = None
         self._closed = False
         self._validate_until: float | None = None
@@ -143,8 +148,11 @@ class SessionTier:
             await self._store.prepare()
             if self._cache is not None:
                 await self._read_namespace(self._cache)
-                if self._cache.shared:
-                    self._maintenance = asyncio.create_task(self._maintain(self._cache))
+            self._plan_sweep()
+            if self._cache is not None and self._cache.shared:
+                self._maintenance = asyncio.create_task(self._maintain(self._cache))
+            else:
+                self._await_sweep()
             self._prepared = True
 
     async def get(self, key: SessionKey, query: Query) -> Snapshot | None:
@@ -188,7 +196,7 @@ class SessionTier:
         outcome: CreateOutcome = await self._write(protocol.create(create, self._rules))
         if isinstance(outcome, Snapshot):
             return outcome
-        if isinstance(outcome, Exists):
+        if isinstance(outcome, Exists | Expired):
             raise SessionExistsError(f"Session with id {create.key.session_id} already exists.")
         raise _error(outcome)
 
@@ -221,6 +229,21 @@ class SessionTier:
         async with self._reads:
             return await self._store.user_state(app_name, user_id)
 
+    async def delete_expired(self) -> int:
+        """Deletes every session that has expired; returns how many this call has deleted.
+
+        Raises:
+            StoreError: What kept one from being deleted; others are.
+        """
+        deleted = 0
+        while True:
+            swept = await self._sweep()
+            deleted += swept.deleted
+            if swept.failed is not None:
+                raise _error(swept.failed)
+            if swept.found < _SWEEP_BATCH or not swept.deleted:
+                return deleted
+
     async def flush(self) -> None:
         """Waits until the cache has been told of every write that returned."""
         await self._calls.flush()
@@ -228,6 +251,8 @@ class SessionTier:
     async def close(self) -> None:
         """Waits within `close_timeout` for writes under way and the cache; ends and closes the rest."""
         self._closed = True
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
         try:
             async with asyncio.timeout(self._config.close_timeout):
                 if self._writes:
@@ -249,9 +274,9 @@ class SessionTier:
 
     # --- performing --------------------------------------------------------------------------
 
-    async def _write(self, generator: Steps[Any]) -> Any:
+    async def _write(self, generator: Steps[Any], budget: float | None = None) -> Any:
         await self.prepare()
-        call = Call(self._config.cache_budget, stoppable=True)
+        call = Call(self._config.cache_budget if budget is None else budget, stoppable=True)
         task = asyncio.create_task(self._perform(generator, call))
         self._writes.add(task)
         task.add_done_callback(self._writes.discard)
@@ -301,6 +326,7 @@ class SessionTier:
                 call.flight.leave_cache()
             return call.start(self._read(command))
         if isinstance(command, steps.Checkout):
+            call.committed = False
             return call.start(self._checkout(call))
         if isinstance(command, steps.Write):
             call.committed = True
@@ -319,6 +345,8 @@ class SessionTier:
                     return await self._store.older(key, before_seq, query)
                 case steps.ReadTags(key):
                     return await self._store.tags(key)
+                case steps.ReadExpired():
+                    return await self._store.expired(_SWEEP_BATCH)
                 case steps.ReadOutbox():
                     return await self._store.outbox(_OUTBOX_BATCH)
                 case steps.ForgetOutbox(rows):
@@ -328,7 +356,8 @@ class SessionTier:
 
     async def _checkout(self, call: Call) -> Failed | None:
         try:
-            call.writer = await self._store.writer()
+            if call.writer is None:
+                call.writer = await self._store.writer()
         except StoreError as error:
             return Failed(error)
         return None
@@ -342,7 +371,9 @@ class SessionTier:
         elif isinstance(operation, Create):
             outcome = await call.writer.create(operation, outbox)
         else:
-            outcome = await call.writer.delete(operation.key, outbox)
+            outcome = await call.writer.delete(
+                operation.key, outbox, only_expired=operation.only_expired
+            )
         if outbox and isinstance(outcome, Committed | Snapshot | bool):
             self._metrics.count(counters.OUTBOX_WRITTEN, len(outbox))
         return outcome
@@ -443,18 +474,60 @@ class SessionTier:
 
     async def _maintain(self, cache: SessionCache) -> None:
         """Drains the outbox, if this process is the one elected to, and follows the namespace."""
-        while True:
+        # Not for ever: a driver may swallow the cancellation (wait_for of Python 3.11, when it is done then).
+        while not self._closed:
             drained = None
             try:
                 if self._clock() - self._namespace_read >= _NAMESPACE_LIFE:
                     await self._read_namespace(cache)
                 await self._trust_again(cache)
                 drained = await self._perform(protocol.drain(), Call(float("inf")))
+                if drained is not None and self._clock() >= self._sweep_at:
+                    # A batch at a time, so that draining never waits for long.
+                    await self._sweep_batch()
             except StoreError as error:
                 logger.debug("the outbox could not be drained now: %s", error)
             except Exception:
                 logger.exception("draining the outbox failed; it is tried again")
             await asyncio.sleep(0 if drained == _OUTBOX_BATCH else self._config.outbox_poll)
+
+    def _await_sweep(self) -> None:
+        """Sweeps when it is time, where no shared cache elects one process to do it."""
+        if self._sweep_at < float("inf") and not self._closed:
+            # No task that waits: many a short program leaves its service open.
+            wait = max(0.0, self._sweep_at - self._clock())
+            self._sweep_timer = asyncio.get_running_loop().call_later(wait, self._start_sweep)
+
+    def _start_sweep(self) -> None:
+        self._maintenance = asyncio.create_task(self._sweep_alone())
+
+    async def _sweep_alone(self) -> None:
+        try:
+            await self._sweep_batch()
+        except StoreError as error:
+            logger.debug("expired sessions could not be deleted now: %s", error)
+        except Exception:
+            logger.exception("deleting expired sessions failed; it is tried again")
+        self._await_sweep()
+
+    def _plan_sweep(self) -> None:
+        # Drawn anew each time, so that processes which started together do not sweep together.
+        if self._config.sweep_every:
+            self._sweep_at = self._clock() + self._config.sweep_every * random.uniform(0.5, 1.5)
+
+    async def _sweep_batch(self) -> None:
+        """Deletes one batch; the next is due at once if there is more."""
+        self._plan_sweep()
+        swept = await self._sweep()
+        if swept.failed is not None:
+            logger.debug("an expired session could not be deleted now: %s", swept.failed.error)
+        elif swept.found == _SWEEP_BATCH and swept.deleted:
+            self._sweep_at = self._clock()
+
+    async def _sweep(self) -> Swept:
+        # Each deletion may wait for the cache as long as any, together longer than one call may.
+        swept: Swept = await self._write(protocol.sweep(self._rules), float("inf"))
+        return swept
 
 
 def _error(outcome: Failed | Unknown) -> Exception:

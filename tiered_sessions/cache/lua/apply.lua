@@ -1,5 +1,6 @@
 -- ARGV: 1 token · 2-5 old tag, all '' for a shared scope · 6-9 new tag · 10 '1' if 11 is the new state
--- · 12 validated at · 13 idle life · 14 greatest age · 15 window events · 16 window bytes · 17.. lines
+-- · 12 validated at · 13 idle life · 14 greatest age · 15 window events · 16 window bytes
+-- · 17 when the session expires now, '' if that did not change · 18.. lines
 local CHUNK = 16
 
 -- Compares whole numbers as text: timestamps may need more than the 53 bits of a Lua number.
@@ -53,7 +54,7 @@ if ARGV[10] == '1' then
   redis.call('HSET', key, 'st', ARGV[11])
 end
 
-local at = 17
+local at = 18
 while at <= #ARGV do
   local held = n - CHUNK * (k1 - k0) -- lines in the last chunk; CHUNK if there is none
   if held >= CHUNK then
@@ -105,5 +106,8 @@ end
 local va = math.max(tonumber(head[7]), tonumber(ARGV[12]))
 redis.call('HSET', key, 'i', ARGV[6], 'r', ARGV[7], 'g', ARGV[8], 'ut', ARGV[9], 'va', int(va),
   'n', int(n), 'k0', int(k0), 'k1', int(k1), 'b', int(b), 'c', complete and '1' or '0', 'mt', before)
+if ARGV[17] ~= '' then
+  redis.call('HSET', key, 'ex', ARGV[17])
+end
 extend(tonumber(ARGV[13]), tonumber(ARGV[14]))
 return 'APPLIED'

@@ -6,6 +6,10 @@ end
 if live ~= '' then
   return {'MASKED', int(now)}
 end
+local ex = redis.call('HGET', key, 'ex')
+if ex and ex ~= '' and tonumber(ex) <= now then
+  forget(live) -- its session has expired
+end
 if redis.call('HEXISTS', key, 'r') == 1 then
   return {'PRESENT', int(now)}
 end

@@ -23,6 +23,7 @@ from ...records import (
     Tag,
 )
 from .. import steps, writes
+from ..clock import MYSQL_NOW
 from ..failures import DRIVER_ERRORS, is_duplicate, is_retryable
 from ..steps import Flavour
 from ..values import ascii_json, fresh, to_micros, to_tag, to_time
@@ -95,7 +96,8 @@ class MysqlDialect(ExplicitDialect):
         if row is None or row[0] is None:
             return None
         new = Tag(tag.incarnation, tag.revision + k, nonce, to_micros(row[0]))
-        return Committed(new, writes.records(write, tag.revision), None, None, None)
+        records = writes.records(write, tag.revision)
+        return Committed(new, records, None, None, None, expires_in=row[1])
 
     async def load(self, connection: AsyncConnection, key: SessionKey, query: Query) -> Snapshot | None:
         limited = bool(query.limit)
@@ -131,6 +133,7 @@ class MysqlDialect(ExplicitDialect):
             ),
             _scope(user, (key.app_name, key.user_id)),
             _scope(app, (key.app_name, "")),
+            session.expires_in,
         )
 
 
@@ -158,6 +161,7 @@ def _scope(row: Any, ids: tuple[str, str]) -> Content | None:
     return Content(to_tag(*row[4:8]), row[8].encode())
 
 
+_ALIVE: Final = f"(expires_at IS NULL OR expires_at > {MYSQL_NOW})"
 _KEY: Final = "app_name = :a AND user_id = :u AND session_id = :s"
 
 
@@ -193,12 +197,13 @@ def _append_statement(events: int, outbox: bool) -> TextClause:
     return text(
         "BEGIN NOT ATOMIC DECLARE EXIT HANDLER FOR SQLEXCEPTION BEGIN ROLLBACK; RESIGNAL; END; "
         "START TRANSACTION; "
-        "UPDATE sessions SET revision = :revision, nonce = :nonce, update_time = :time "
+        "UPDATE sessions SET revision = :revision, nonce = :nonce, update_time = :time, "
+        f"expires_at = IFNULL({MYSQL_NOW} + INTERVAL sliding_ttl * 1000 MICROSECOND, expires_at) "
         f"WHERE app_name = :a AND user_id = :u AND id = :s AND {same} "
-        "AND incarnation = :i AND revision = :r AND nonce = :n AND update_time = :t; "
+        f"AND incarnation = :i AND revision = :r AND nonce = :n AND update_time = :t AND {_ALIVE}; "
         f"IF ROW_COUNT() = 1 THEN {' '.join(writes)} COMMIT; "
-        "SELECT update_time FROM sessions WHERE app_name = :a AND user_id = :u AND id = :s; "
-        "ELSE ROLLBACK; SELECT CAST(NULL AS DATETIME); END IF; END"
+        "SELECT update_time, sliding_ttl FROM sessions WHERE app_name = :a AND user_id = :u AND id = :s; "
+        "ELSE ROLLBACK; SELECT CAST(NULL AS DATETIME), CAST(NULL AS SIGNED); END IF; END"
     )
 
 
@@ -211,24 +216,25 @@ def _load(some: bool, limited: bool, after: bool) -> TextClause:
     parts = [
         "SELECT 's' AS kind, app_name AS one, user_id AS two, id AS three, incarnation, revision, nonce, "
         "update_time, state, EXISTS (SELECT 1 FROM events e WHERE e.app_name = :a AND e.user_id = :u "
-        "AND e.session_id = :s AND e.seq IS NULL) AS foreign_rows "
-        "FROM sessions WHERE app_name = :a AND user_id = :u AND id = :s",
-        "SELECT 'u', app_name, user_id, '', incarnation, revision, nonce, update_time, state, 0 "
+        "AND e.session_id = :s AND e.seq IS NULL) AS foreign_rows, "
+        f"TIMESTAMPDIFF(MICROSECOND, {MYSQL_NOW}, expires_at) DIV 1000 AS expires_in "
+        f"FROM sessions WHERE app_name = :a AND user_id = :u AND id = :s AND {_ALIVE}",
+        f"SELECT 'u', app_name, user_id, '', incarnation, revision, nonce, update_time, state, 0, {_EMPTY} "
         "FROM user_states WHERE app_name = :a AND user_id = :u",
-        "SELECT 'a', app_name, '', '', incarnation, revision, nonce, update_time, state, 0 "
+        f"SELECT 'a', app_name, '', '', incarnation, revision, nonce, update_time, state, 0, {_EMPTY} "
         "FROM app_states WHERE app_name = :a",
     ]
     where = _KEY + (" AND timestamp >= :after" if after else "")
     if some:
         parts.append(
-            f"(SELECT 'e', id, '', '', seq, {_EMPTY}, {_EMPTY}, timestamp, event_data, 0 FROM events "
-            f"WHERE {where} ORDER BY seq DESC{' LIMIT :n' if limited else ''})"
+            f"(SELECT 'e', id, '', '', seq, {_EMPTY}, {_EMPTY}, timestamp, event_data, 0, {_EMPTY} "
+            f"FROM events WHERE {where} ORDER BY seq DESC{' LIMIT :n' if limited else ''})"
         )
     if limited and not after:
         # seq + 0 keeps the planner from the index on seq, along which it would read the whole log.
         parts.append(
-            f"(SELECT 'b', '', '', '', {_EMPTY}, {_EMPTY}, {_EMPTY}, timestamp, NULL, 0 FROM events "
-            f"WHERE {_KEY} AND seq + 0 <= (SELECT o.seq FROM events o WHERE o.app_name = :a "
+            f"(SELECT 'b', '', '', '', {_EMPTY}, {_EMPTY}, {_EMPTY}, timestamp, NULL, 0, {_EMPTY} "
+            f"FROM events WHERE {_KEY} AND seq + 0 <= (SELECT o.seq FROM events o WHERE o.app_name = :a "
             "AND o.user_id = :u AND o.session_id = :s ORDER BY o.seq DESC LIMIT 1 OFFSET :skip) "
             "ORDER BY timestamp DESC LIMIT 1)"
         )

@@ -17,6 +17,8 @@ from ...records import (
     Create,
     CreateOutcome,
     DeleteOutcome,
+    Exists,
+    Expired,
     Failed,
     Older,
     Query,
@@ -148,14 +150,24 @@ class PortableDialect:
     async def create(
         self, connection: AsyncConnection, write: Create, outbox: Sequence[ScopeKey]
     ) -> CreateOutcome:
-        """Inserts a session."""
-        return await self.perform(connection, lambda: writes.create(write, outbox, self.flavour))
+        """Inserts a session; says of one in the way whether it has expired."""
+        outcome = await self.perform(connection, lambda: writes.create(write, outbox, self.flavour))
+        # The refused INSERT has ended its transaction, so this is another one.
+        if (
+            isinstance(outcome, Exists)
+            and not write.replace_expired
+            and await self.read(connection, lambda: reads.is_expired(write.key))
+        ):
+            return Expired()
+        return outcome
 
     async def delete(
-        self, connection: AsyncConnection, key: SessionKey, outbox: Sequence[ScopeKey]
+        self, connection: AsyncConnection, key: SessionKey, outbox: Sequence[ScopeKey], only_expired: bool
     ) -> DeleteOutcome:
         """Deletes a session."""
-        return await self.perform(connection, lambda: writes.delete(key, outbox))
+        return await self.perform(
+            connection, lambda: writes.delete(key, outbox, only_expired=only_expired)
+        )
 
     async def alive(self, connection: AsyncConnection) -> bool:
         """Says whether a checked-out connection looks usable, without asking the server."""

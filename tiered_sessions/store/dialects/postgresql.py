@@ -29,6 +29,7 @@ from ...records import (
     Tags,
 )
 from .. import steps, writes
+from ..clock import remaining
 from ..failures import DRIVER_ERRORS, is_duplicate, is_retryable, is_timeout
 from ..steps import Duplicate, Flavour, Step, Unit
 from ..values import check_jsonb, documents, fresh, to_micros, to_tag, to_time
@@ -150,6 +151,7 @@ class PostgresqlDialect(ExplicitDialect):
             ),
             _scope(row.ui, row.ur, row.un, row.ut, row.us),
             _scope(row.ai, row.ar, row.an, row.at, row.ast),
+            remaining(row.expires_at, row.now),
         )
 
     async def older(
@@ -248,6 +250,7 @@ async def _append(
         row.state.encode() if session else None,
         _scope(row.ui, row.ur, row.un, row.ut, row.us) if shape.user else None,
         _scope(row.ai, row.ar, row.an, row.at, row.ast) if shape.app else None,
+        expires_in=row.sliding_ttl,
     )
 
 

@@ -7,7 +7,10 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import TextClause, text
 
+from ..clock import POSTGRESQL_NOW
+
 _KEY = "app_name = :a AND user_id = :u AND session_id = :s"
+_ALIVE = f"(x.expires_at IS NULL OR x.expires_at > {POSTGRESQL_NOW})"
 _OBJECT = "(CASE WHEN jsonb_typeof({0}.state) = 'object' THEN {0}.state ELSE CAST('{{}}' AS jsonb) END)"
 
 
@@ -51,10 +54,11 @@ def append_statement(shape: Shape) -> TextClause:
     parts = [
         "cfg AS MATERIALIZED (SELECT set_config('lock_timeout', :lock, true) AS x)",
         "up AS (UPDATE sessions x SET revision = x.revision + CAST(:k AS bigint), nonce = :nonce, "
-        f"update_time = CAST(:time AS timestamp){state} "
+        f"update_time = CAST(:time AS timestamp){state}, expires_at = COALESCE({POSTGRESQL_NOW} "
+        "+ CAST(x.sliding_ttl AS double precision) * interval '1 millisecond', x.expires_at) "
         "WHERE x.app_name = :a AND x.user_id = :u AND x.id = :s "
-        f"AND (SELECT x FROM cfg) IS NOT NULL AND {compared} "
-        "RETURNING x.incarnation, x.revision, x.nonce, x.update_time"
+        f"AND (SELECT x FROM cfg) IS NOT NULL AND {compared} AND {_ALIVE} "
+        "RETURNING x.incarnation, x.revision, x.nonce, x.update_time, x.sliding_ttl"
         f"{', CAST(x.state AS text) AS state' if shape.session else ''})",
     ]
     columns, joins = ["up.*"], ""
@@ -127,7 +131,7 @@ def _outbox_part(shape: Shape) -> str:
 # --- statements that read --------------------------------------------------------------------
 
 _EXISTS_FOREIGN = f"EXISTS (SELECT 1 FROM events WHERE {_KEY} AND seq IS NULL)"
-_SESSION = "x.app_name = :a AND x.user_id = :u AND x.id = :s"
+_SESSION = f"x.app_name = :a AND x.user_id = :u AND x.id = :s AND {_ALIVE}"
 
 SETTLE: Final = text(
     f"SELECT x.incarnation, x.revision, x.nonce, x.update_time, {_EXISTS_FOREIGN} AS foreign_rows, "
@@ -172,7 +176,8 @@ def load_statement(window: Window, none: bool) -> TextClause:
         f"{foreign} AS foreign_rows, {before} AS before, {_EVENT_COLUMNS}, "
         "u.incarnation AS ui, u.revision AS ur, u.nonce AS un, u.update_time AS ut, "
         "CAST(u.state AS text) AS us, a.incarnation AS ai, a.revision AS ar, a.nonce AS an, "
-        "a.update_time AS at, CAST(a.state AS text) AS ast "
+        "a.update_time AS at, CAST(a.state AS text) AS ast, "
+        f"x.expires_at, {POSTGRESQL_NOW} AS now "
         "FROM sessions x LEFT JOIN user_states u ON u.app_name = x.app_name AND u.user_id = x.user_id "
         f"LEFT JOIN app_states a ON a.app_name = x.app_name {_window(window, none)} WHERE {_SESSION}"
     )

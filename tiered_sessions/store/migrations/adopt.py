@@ -93,11 +93,11 @@ async def adopt_rows(engine: AsyncEngine, progress: Progress | None = None) -> A
     total = await count_foreign(engine)
     done = {"sessions": 0, "user_states": 0, "app_states": 0}
     busy = 0
-    async with _session(engine) as connection:
+    async with open_session(engine) as connection:
         for table in (sessions, user_states, app_states):
             async for key in _foreign_keys(connection, table):
                 try:
-                    async with _transaction(connection):
+                    async with transaction(connection):
                         await (_adopt_session if table is sessions else _adopt_scope)(connection, table, key)
                 except DBAPIError as error:
                     if error.connection_invalidated or not _is_busy(error):
@@ -116,8 +116,8 @@ async def _foreign_keys(connection: AsyncConnection, table: Table) -> AsyncItera
     while True:
         query = select(*columns).where(_FOREIGN[table.name]).order_by(*columns).limit(_BATCH)
         if after:
-            query = query.where(_beyond(connection.dialect.name, columns, after))
-        async with _transaction(connection, write=False):
+            query = query.where(beyond(connection.dialect.name, columns, after))
+        async with transaction(connection, write=False):
             batch = (await connection.execute(query)).all()
         for row in batch:
             yield tuple(row)
@@ -126,9 +126,7 @@ async def _foreign_keys(connection: AsyncConnection, table: Table) -> AsyncItera
         after = tuple(batch[-1])
 
 
-def _beyond(
-    dialect: str, columns: Sequence[ColumnElement[Any]], values: Sequence[str]
-) -> ColumnElement[bool]:
+def beyond(dialect: str, columns: Sequence[ColumnElement[Any]], values: Sequence[str]) -> ColumnElement[bool]:
     if dialect in ("postgresql", "sqlite"):
         return tuple_(*columns) > tuple_(*values, types=[column.type for column in columns])
     # SQL Server and Oracle compare no tuples, and MySQL finds no index range for one.
@@ -220,7 +218,7 @@ def _random() -> int:
 
 
 @asynccontextmanager
-async def _session(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+async def open_session(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     name = engine.dialect.name
     async with engine.connect() as connection:
         level = "AUTOCOMMIT" if name == "sqlite" else "READ COMMITTED"
@@ -236,7 +234,7 @@ async def _session(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 
 
 @asynccontextmanager
-async def _transaction(connection: AsyncConnection, *, write: bool = True) -> AsyncIterator[None]:
+async def transaction(connection: AsyncConnection, *, write: bool = True) -> AsyncIterator[None]:
     if connection.dialect.name != "sqlite":
         async with connection.begin():
             yield

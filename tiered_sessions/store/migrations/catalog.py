@@ -21,7 +21,7 @@ from ..schema import (
 )
 
 ADDED = {
-    "sessions": ("incarnation", "revision", "nonce", "expires_at"),
+    "sessions": ("incarnation", "revision", "nonce", "expires_at", "sliding_ttl"),
     "app_states": ("incarnation", "revision", "nonce"),
     "user_states": ("incarnation", "revision", "nonce"),
     "events": ("seq",),
@@ -136,8 +136,9 @@ def refuse_unknown(shape: Shape, latest: int) -> None:
         )
     if shape.lacks_column("events", "event_data") and not shape.lacks_column("events", "actions"):
         raise SchemaMismatchError(
-            "The database holds google-adk's V0 layout (pickled events). Copy it to a new database with "
-            "`adk migrate session`, then use that one. Nothing was changed."
+            "The database holds google-adk's V0 layout (pickled events). Stop its writers and run "
+            "`tiered-sessions migrate`, which upgrades it in place, or into another database with --to. "
+            "Nothing was changed."
         )
     for name, table in shape.tables.items():
         added = ADDED.get(name, ())

@@ -33,6 +33,7 @@ STEPS: Sequence[Step] = (
     create_index(schema.events_by_time),
     create_index(schema.events_by_seq, only=lambda dialect: dialect != "oracle"),
     create_index(schema.events_by_seq_oracle, only=lambda dialect: dialect == "oracle"),
+    create_index(schema.sessions_by_expiry),
     insert_name(schema.NAMESPACE_KEY, random_hex),
     # Last: start-up trusts it.
     Step(

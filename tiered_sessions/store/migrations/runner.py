@@ -18,6 +18,7 @@ from .lock import exclusive
 from .numbered import all_steps, latest_version
 from .script import render
 from .steps import Step
+from .triggers import install_triggers
 
 _LOOKS = 10
 _TRIES = 5
@@ -74,9 +75,18 @@ async def script(engine: AsyncEngine) -> str:
     return render(shape, engine.dialect)
 
 
-async def migrate(engine: AsyncEngine, progress: Progress | None = None) -> Report:
-    """Brings the schema to the newest version, also where a table must be rewritten, and adopts every row."""
+async def migrate(engine: AsyncEngine, progress: Progress | None = None, *, triggers: bool = False) -> Report:
+    """Brings the schema to the newest version, also where a table must be rewritten, and adopts every row.
+
+    Args:
+        engine: The database.
+        progress: Is told of the rows.
+        triggers: Installs the triggers that tell of other programs' writes.
+    """
     steps = await run_steps(engine, all_steps()) if await plan(engine) else []
+    if triggers:
+        # Before anything is numbered, so that nothing numbered is ever out of step.
+        steps += [f"create trigger {name}" for name in await install_triggers(engine)]
     return Report(steps, await adopt_rows(engine, progress))
 
 

@@ -1,0 +1,67 @@
+-- google-adk 1.22.0, Python 3.11.7, TZ=America/New_York
+-- python tests/adk/make_dumps.py 1.22.0: old_release.py, then sqlite3.Connection.iterdump()
+-- said: {"app_name": "weather", "user_id": "ada", "id": "talk", "state": {"start": 1, "count": 1, "half": 0.1, "nested": {"list": [1, {"x": null}], "true": true}, "gone": null, "app:motd": "hi", "user:lang": "de", "user:name": "Ada"}, "last_update_time": 1751371204.250001, "events": [{"content": {"parts": [{"text": "Wie ist das Wetter? \ud83c\udf24"}, {"text": "'; DROP TABLE--\n\\"}], "role": "user"}, "invocation_id": "i0", "author": "user", "actions": {"state_delta": {}, "artifact_delta": {}, "requested_auth_configs": {}, "requested_tool_confirmations": {}}, "id": "e0", "timestamp": 1751371200.250001}, {"content": {"parts": [{"text": "thinking", "thought": true}, {"function_call": {"id": "c1", "args": {"city": "Z\u00fcrich", "deep": {"n": [1, 2.5, null]}}, "name": "look_up"}}], "role": "model"}, "invocation_id": "i0", "author": "agent", "actions": {"state_delta": {"count": 1180591620717411303424, "half": 0.1, "nested": {"list": [1, {"x": null}], "true": true}, "user:name": "Ada", "app:motd": "hi", "gone": null}, "artifact_delta": {"map.png": 2}, "requested_auth_configs": {}, "requested_tool_confirmations": {}}, "long_running_tool_ids": ["c1"], "branch": "root.weather", "id": "e1", "timestamp": 1751371201.250001}, {"content": {"parts": [{"function_response": {"id": "c1", "name": "look_up", "response": {"result": "\u2600 21\u00b0"}}}], "role": "model"}, "invocation_id": "i0", "author": "agent", "actions": {"skip_summarization": true, "state_delta": {}, "artifact_delta": {}, "requested_auth_configs": {}, "requested_tool_confirmations": {}}, "id": "e2", "timestamp": 1751371202.250001}, {"content": {"parts": [{"inline_data": {"data": "-vv8_f7_-vv8_f7_-vv8_f7_", "mime_type": "image/png"}}], "role": "model"}, "grounding_metadata": {"web_search_queries": ["weather"]}, "partial": false, "turn_complete": true, "error_code": "429", "error_message": "slow down slow down slow down slow down slow down slow down slow down slow down slow down slow down slow down slow down slow down slow down slow down slow down slow down slow down slow down slow down ", "interrupted": true, "custom_metadata": {"score": 0.5}, "usage_metadata": {"total_token_count": 12}, "input_transcription": {"text": "spoken", "finished": true}, "output_transcription": {"text": "said"}, "citation_metadata": {"citations": [{"uri": "https://c.example"}]}, "invocation_id": "i1", "author": "agent", "actions": {"state_delta": {}, "artifact_delta": {}, "transfer_to_agent": "other", "escalate": true, "requested_auth_configs": {"c1": {"auth_scheme": {"type_": "oauth2", "flows": {"authorizationCode": {"scopes": {"read": "all"}, "authorizationUrl": "https://auth.example/a", "tokenUrl": "https://auth.example/t"}}}, "raw_auth_credential": {"auth_type": "oauth2", "oauth2": {"client_id": "id", "client_secret": "no secret", "token_endpoint_auth_method": "client_secret_basic"}}, "credential_key": "adk_oauth2_-1519554519287338877_oauth2_-5028963788383018530"}}, "requested_tool_confirmations": {}}, "id": "e3", "timestamp": 1751371203.250001}, {"content": {"parts": [{"text": "done"}], "role": "model"}, "invocation_id": "i1", "author": "agent", "actions": {"state_delta": {"count": 1}, "artifact_delta": {}, "requested_auth_configs": {}, "requested_tool_confirmations": {"c1": {"hint": "sure?", "confirmed": false, "payload": {"k": [1]}}}, "compaction": {"start_timestamp": 1751371200.250001, "end_timestamp": 1751371201.250001, "compacted_content": {"parts": [{"text": "in short"}], "role": "model"}}, "end_of_agent": true, "agent_state": {"step": 3}, "rewind_before_invocation_id": "i0"}, "id": "e4", "timestamp": 1751371204.250001}]}
+-- said: {"app_name": "weather", "user_id": "ada", "id": "empty", "state": {"only": "state", "app:motd": "hi", "user:lang": "de", "user:name": "Ada"}, "last_update_time": 1795258743.0, "events": []}
+-- said: {"app_name": "weather", "user_id": "bea", "id": "talk2", "state": {"app:motd": "hi"}, "last_update_time": 1767223800.999999, "events": [{"invocation_id": "i", "author": "user", "actions": {"state_delta": {}, "artifact_delta": {}, "requested_auth_configs": {}, "requested_tool_confirmations": {}}, "id": "e0", "timestamp": 1767223800.999999}]}
+-- said: {"app_name": "other", "user_id": "ada", "id": "fast", "state": {"k0": 0, "k1": 1, "k2": 2, "k3": 3, "k4": 4, "user:kept": true}, "last_update_time": 1767223801.000003, "events": [{"invocation_id": "i", "author": "agent", "actions": {"state_delta": {"k0": 0}, "artifact_delta": {}, "requested_auth_configs": {}, "requested_tool_confirmations": {}}, "id": "f9", "timestamp": 1767223800.999999}, {"invocation_id": "i", "author": "agent", "actions": {"state_delta": {"k1": 1}, "artifact_delta": {}, "requested_auth_configs": {}, "requested_tool_confirmations": {}}, "id": "f8", "timestamp": 1767223801.0}, {"invocation_id": "i", "author": "agent", "actions": {"state_delta": {"k2": 2}, "artifact_delta": {}, "requested_auth_configs": {}, "requested_tool_confirmations": {}}, "id": "f7", "timestamp": 1767223801.000001}, {"invocation_id": "i", "author": "agent", "actions": {"state_delta": {"k3": 3}, "artifact_delta": {}, "requested_auth_configs": {}, "requested_tool_confirmations": {}}, "id": "f6", "timestamp": 1767223801.000002}, {"invocation_id": "i", "author": "agent", "actions": {"state_delta": {"k4": 4}, "artifact_delta": {}, "requested_auth_configs": {}, "requested_tool_confirmations": {}}, "id": "f5", "timestamp": 1767223801.000003}]}
+BEGIN TRANSACTION;
+CREATE TABLE adk_internal_metadata (
+	"key" VARCHAR(128) NOT NULL, 
+	value VARCHAR(256) NOT NULL, 
+	PRIMARY KEY ("key")
+);
+INSERT INTO "adk_internal_metadata" VALUES('schema_version','1');
+CREATE TABLE app_states (
+	app_name VARCHAR(128) NOT NULL, 
+	state TEXT NOT NULL, 
+	update_time DATETIME NOT NULL, 
+	PRIMARY KEY (app_name)
+);
+INSERT INTO "app_states" VALUES('weather','{"motd": "hi"}','2026-11-21 10:59:03');
+INSERT INTO "app_states" VALUES('other','{}','2026-11-21 10:59:03');
+CREATE TABLE events (
+	id VARCHAR(128) NOT NULL, 
+	app_name VARCHAR(128) NOT NULL, 
+	user_id VARCHAR(128) NOT NULL, 
+	session_id VARCHAR(128) NOT NULL, 
+	invocation_id VARCHAR(256) NOT NULL, 
+	timestamp DATETIME NOT NULL, 
+	event_data TEXT, 
+	PRIMARY KEY (id, app_name, user_id, session_id), 
+	FOREIGN KEY(app_name, user_id, session_id) REFERENCES sessions (app_name, user_id, id) ON DELETE CASCADE
+);
+INSERT INTO "events" VALUES('e0','weather','ada','talk','i0','2025-07-01 08:00:00.250001','{"content": {"parts": [{"text": "Wie ist das Wetter? \ud83c\udf24"}, {"text": "''; DROP TABLE--\n\\"}], "role": "user"}, "invocation_id": "i0", "author": "user", "actions": {"state_delta": {}, "artifact_delta": {}, "requested_auth_configs": {}, "requested_tool_confirmations": {}}, "id": "e0", "timestamp": 1751371200.250001}');
+INSERT INTO "events" VALUES('e1','weather','ada','talk','i0','2025-07-01 08:00:01.250001','{"content": {"parts": [{"text": "thinking", "thought": true}, {"function_call": {"id": "c1", "args": {"city": "Z\u00fcrich", "deep": {"n": [1, 2.5, null]}}, "name": "look_up"}}], "role": "model"}, "invocation_id": "i0", "author": "agent", "actions": {"state_delta": {"count": 1180591620717411303424, "half": 0.1, "nested": {"list": [1, {"x": null}], "true": true}, "user:name": "Ada", "app:motd": "hi", "gone": null}, "artifact_delta": {"map.png": 2}, "requested_auth_configs": {}, "requested_tool_confirmations": {}}, "long_running_tool_ids": ["c1"], "branch": "root.weather", "id": "e1", "timestamp": 1751371201.250001}');
+INSERT INTO "events" VALUES('e2','weather','ada','talk','i0','2025-07-01 08:00:02.250001','{"content": {"parts": [{"function_response": {"id": "c1", "name": "look_up", "response": {"result": "\u2600 21\u00b0"}}}], "role": "model"}, "invocation_id": "i0", "author": "agent", "actions": {"skip_summarization": true, "state_delta": {}, "artifact_delta": {}, "requested_auth_configs": {}, "requested_tool_confirmations": {}}, "id": "e2", "timestamp": 1751371202.250001}');
+INSERT INTO "events" VALUES('e3','weather','ada','talk','i1','2025-07-01 08:00:03.250001','{"content": {"parts": [{"inline_data": {"data": "-vv8_f7_-vv8_f7_-vv8_f7_", "mime_type": "image/png"}}], "role": "model"}, "grounding_metadata": {"web_search_queries": ["weather"]}, "partial": false, "turn_complete": true, "error_code": "429", "error_message": "slow down slow down slow down slow down slow down slow down slow down slow down slow down slow down slow down slow down slow down slow down slow down slow down slow down slow down slow down slow down ", "interrupted": true, "custom_metadata": {"score": 0.5}, "usage_metadata": {"total_token_count": 12}, "input_transcription": {"text": "spoken", "finished": true}, "output_transcription": {"text": "said"}, "citation_metadata": {"citations": [{"uri": "https://c.example"}]}, "invocation_id": "i1", "author": "agent", "actions": {"state_delta": {}, "artifact_delta": {}, "transfer_to_agent": "other", "escalate": true, "requested_auth_configs": {"c1": {"auth_scheme": {"type_": "oauth2", "flows": {"authorizationCode": {"scopes": {"read": "all"}, "authorizationUrl": "https://auth.example/a", "tokenUrl": "https://auth.example/t"}}}, "raw_auth_credential": {"auth_type": "oauth2", "oauth2": {"client_id": "id", "client_secret": "no secret", "token_endpoint_auth_method": "client_secret_basic"}}, "credential_key": "adk_oauth2_-1519554519287338877_oauth2_-5028963788383018530"}}, "requested_tool_confirmations": {}}, "id": "e3", "timestamp": 1751371203.250001}');
+INSERT INTO "events" VALUES('e4','weather','ada','talk','i1','2025-07-01 08:00:04.250001','{"content": {"parts": [{"text": "done"}], "role": "model"}, "invocation_id": "i1", "author": "agent", "actions": {"state_delta": {"count": 1}, "artifact_delta": {}, "requested_auth_configs": {}, "requested_tool_confirmations": {"c1": {"hint": "sure?", "confirmed": false, "payload": {"k": [1]}}}, "compaction": {"start_timestamp": 1751371200.250001, "end_timestamp": 1751371201.250001, "compacted_content": {"parts": [{"text": "in short"}], "role": "model"}}, "end_of_agent": true, "agent_state": {"step": 3}, "rewind_before_invocation_id": "i0"}, "id": "e4", "timestamp": 1751371204.250001}');
+INSERT INTO "events" VALUES('e0','weather','bea','talk2','i','2025-12-31 18:30:00.999999','{"invocation_id": "i", "author": "user", "actions": {"state_delta": {}, "artifact_delta": {}, "requested_auth_configs": {}, "requested_tool_confirmations": {}}, "id": "e0", "timestamp": 1767223800.999999}');
+INSERT INTO "events" VALUES('f9','other','ada','fast','i','2025-12-31 18:30:00.999999','{"invocation_id": "i", "author": "agent", "actions": {"state_delta": {"k0": 0}, "artifact_delta": {}, "requested_auth_configs": {}, "requested_tool_confirmations": {}}, "id": "f9", "timestamp": 1767223800.999999}');
+INSERT INTO "events" VALUES('f8','other','ada','fast','i','2025-12-31 18:30:01.000000','{"invocation_id": "i", "author": "agent", "actions": {"state_delta": {"k1": 1}, "artifact_delta": {}, "requested_auth_configs": {}, "requested_tool_confirmations": {}}, "id": "f8", "timestamp": 1767223801.0}');
+INSERT INTO "events" VALUES('f7','other','ada','fast','i','2025-12-31 18:30:01.000001','{"invocation_id": "i", "author": "agent", "actions": {"state_delta": {"k2": 2}, "artifact_delta": {}, "requested_auth_configs": {}, "requested_tool_confirmations": {}}, "id": "f7", "timestamp": 1767223801.000001}');
+INSERT INTO "events" VALUES('f6','other','ada','fast','i','2025-12-31 18:30:01.000002','{"invocation_id": "i", "author": "agent", "actions": {"state_delta": {"k3": 3}, "artifact_delta": {}, "requested_auth_configs": {}, "requested_tool_confirmations": {}}, "id": "f6", "timestamp": 1767223801.0000021}');
+INSERT INTO "events" VALUES('f5','other','ada','fast','i','2025-12-31 18:30:01.000003','{"invocation_id": "i", "author": "agent", "actions": {"state_delta": {"k4": 4}, "artifact_delta": {}, "requested_auth_configs": {}, "requested_tool_confirmations": {}}, "id": "f5", "timestamp": 1767223801.000003}');
+CREATE TABLE sessions (
+	app_name VARCHAR(128) NOT NULL, 
+	user_id VARCHAR(128) NOT NULL, 
+	id VARCHAR(128) NOT NULL, 
+	state TEXT NOT NULL, 
+	create_time DATETIME NOT NULL, 
+	update_time DATETIME NOT NULL, 
+	PRIMARY KEY (app_name, user_id, id)
+);
+INSERT INTO "sessions" VALUES('weather','ada','talk','{"start": 1, "count": 1, "half": 0.1, "nested": {"list": [1, {"x": null}], "true": true}, "gone": null}','2026-11-21 10:59:03','2025-07-01 12:00:04.250001');
+INSERT INTO "sessions" VALUES('weather','ada','empty','{"only": "state"}','2026-11-21 10:59:03','2026-11-21 10:59:03');
+INSERT INTO "sessions" VALUES('weather','bea','talk2','{}','2026-11-21 10:59:03','2025-12-31 23:30:00.999999');
+INSERT INTO "sessions" VALUES('other','ada','fast','{"k0": 0, "k1": 1, "k2": 2, "k3": 3, "k4": 4}','2026-11-21 10:59:03','2025-12-31 23:30:01.000003');
+CREATE TABLE user_states (
+	app_name VARCHAR(128) NOT NULL, 
+	user_id VARCHAR(128) NOT NULL, 
+	state TEXT NOT NULL, 
+	update_time DATETIME NOT NULL, 
+	PRIMARY KEY (app_name, user_id)
+);
+INSERT INTO "user_states" VALUES('weather','ada','{"lang": "de", "name": "Ada"}','2026-11-21 10:59:03');
+INSERT INTO "user_states" VALUES('weather','bea','{}','2026-11-21 10:59:03');
+INSERT INTO "user_states" VALUES('other','ada','{"kept": true}','2026-11-21 10:59:03');
+COMMIT;
