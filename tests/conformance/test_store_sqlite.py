@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from typing import Any
 
@@ -169,8 +170,8 @@ async def test_a_file_that_is_no_database_is_a_typed_error(sqlite_url: str) -> N
     path = sqlite_url.partition("///")[2]
     with open(path, "wb") as file:  # noqa: ASYNC230
         file.write(b"not a database, but long enough to look like one" * 100)
-    with pytest.raises(sqlite3.DatabaseError):
-        sqlite3.connect(path).execute("SELECT * FROM sqlite_master")
+    with contextlib.closing(sqlite3.connect(path)) as raw, pytest.raises(sqlite3.DatabaseError):
+        raw.execute("SELECT * FROM sqlite_master")
     store = SqlSessionStore(build_engine(sqlite_url, CONFIG), owns_engine=True, config=CONFIG)
     with pytest.raises(StoreUnavailableError):
         await store.load(new_key(), Query())

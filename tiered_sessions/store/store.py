@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -55,6 +57,7 @@ class SqlSessionStore:
         self._engine = engine
         self._owned = owns_engine
         self._create_tables = create_tables
+        self._given_up: set[asyncio.Task[None]] = set()
         self._dialect = _dialect(engine, config, owns_engine)
         # Whoever else holds an injected engine reaches the data too.
         self.exclusive = owns_engine and engine.dialect.name == "sqlite" and _in_memory(engine)
@@ -73,6 +76,8 @@ class SqlSessionStore:
 
     async def close(self) -> None:
         """Disposes the engine if this object owns it."""
+        if self._given_up:
+            await asyncio.wait(self._given_up)
         if self._owned:
             await self._engine.dispose()
 
@@ -154,6 +159,17 @@ class SqlSessionStore:
 
     async def writer(self) -> SqlWriter:
         """Checks out a connection."""
+        checking_out = asyncio.create_task(self._checkout())
+        try:
+            return await asyncio.shield(checking_out)
+        except asyncio.CancelledError:
+            # Pool and driver lose a connection that is cancelled on its way out.
+            giving_back = asyncio.create_task(_give_back(checking_out))
+            self._given_up.add(giving_back)
+            giving_back.add_done_callback(self._given_up.discard)
+            raise
+
+    async def _checkout(self) -> SqlWriter:
         try:
             while True:
                 connection = await self._dialect.engine.connect()
@@ -164,6 +180,12 @@ class SqlSessionStore:
                 await connection.close()
         except DRIVER_ERRORS as error:
             raise mapped(error) from error
+
+
+async def _give_back(checking_out: asyncio.Task[SqlWriter]) -> None:
+    """Returns a connection that nobody waits for any more, once it is there."""
+    with contextlib.suppress(StoreError):
+        await (await checking_out).release()
 
 
 class SqlWriter:
@@ -218,6 +240,10 @@ class SqlWriter:
 
     async def release(self) -> None:
         """Gives the connection back. Safe to repeat."""
+        # Shielded, as a connection that is cancelled on its way back is lost to the pool.
+        await asyncio.shield(asyncio.create_task(self._close()))
+
+    async def _close(self) -> None:
         try:
             await self._connection.close()
         except DRIVER_ERRORS:
