@@ -94,7 +94,11 @@ class ToyStore:
         return snapshot
 
     async def older(self, key: SessionKey, before_seq: int, query: Query) -> Older | None:
-        raise NotImplementedError
+        row = self.sql.rows.get(key.session)
+        await self._statement("older")
+        if row is None:
+            return None
+        return Older(row.tag, tuple(e for e in row.events if e.seq < before_seq), True)
 
     async def tags(self, key: SessionKey) -> Tags:
         tags = Tags(*(self.sql.tag(scope) for scope in key.scopes))

@@ -268,3 +268,58 @@ def test_kept_sessions_are_measured_by_what_was_added() -> None:
     grown.keep(KEY, longer, events[6:])
     whole.keep(KEY, longer)
     assert grown._contents[KEY] == whole._contents[KEY]
+
+
+async def _beyond_the_window() -> tuple[ToyStore, TroubledCache]:
+    """Returns a store of three events and a cache that holds the newest one only."""
+    store, cache = ToyStore(), TroubledCache()
+    cache.limits = replace(cache.limits, window_events=1)
+    sessions = tier(store, cache)
+    for name in "abc":
+        await append(sessions, name)
+    await sessions.flush()
+    await cache.drop(KEY.session, None, None)
+    await tier(store, cache).get(KEY, ALL)
+    store.statements.clear()
+    return store, cache
+
+
+def test_a_history_longer_than_the_window_costs_one_statement_once() -> None:
+    """R21: older events are joined at the same tag; what was joined is kept in the process."""
+
+    async def main() -> None:
+        store, cache = await _beyond_the_window()
+        reader = tier(store, cache)
+        await reader.prepare()
+        await asyncio.sleep(0.1)
+        assert await names(reader) == ["a", "b", "c"]
+        assert store.statements == ["older"]
+        assert await names(reader) == ["a", "b", "c"]
+        assert store.statements == ["older"]
+        await reader.close()
+
+    run(main())
+
+
+def test_older_events_of_another_revision_are_not_joined() -> None:
+    """R21, R32: an append between window and older events means a whole load."""
+
+    async def main() -> None:
+        store, cache = await _beyond_the_window()
+        reader = tier(store, cache)
+        found = store.sql.load(KEY)
+        assert found is not None
+        store.gate, store.asked = asyncio.Event(), asyncio.Event()
+        older = store.older
+
+        async def overtaken(*arguments: object) -> object:
+            store.sql.write(Append(KEY, found.session.tag, 1, (event("d"),)), ())
+            return await older(*arguments)  # type: ignore[arg-type]
+
+        store.older = overtaken  # type: ignore[assignment, method-assign]
+        store.gate.set()
+        assert await names(reader) == ["a", "b", "c", "d"]
+        assert store.statements == ["older", "load"]
+        await reader.close()
+
+    run(main())
