@@ -16,7 +16,7 @@ demo:
 
 .PHONY: dev
 dev:
-	python=$$(.ci/python) && .ci/venv .venv "$$python" -e '.[all,dev,adk]' 'google-adk==2.13.0'
+	python=$$(.ci/python) && .ci/venv .venv "$$python" -e '.[all,dev,adk]' 'google-adk[a2a]==2.13.0'
 
 test: dev
 	.venv/bin/python -m pytest -q -n 2 --dist loadfile $(TESTS)

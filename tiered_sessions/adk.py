@@ -19,9 +19,10 @@ except ModuleNotFoundError as missing:
 from . import errors
 from .adk_registry import create_session_service, register
 from .config import TieredConfig
+from .core import BaseTieredSessionService
+from .decoding import Decoder
 from .metrics import Metrics
 from .records import SessionKey, Tag
-from .service import BaseTieredSessionService
 from .wiring import database_named
 
 if TYPE_CHECKING:
@@ -51,6 +52,15 @@ _STALE: Final = (
     "Please reload the session before appending more events."
 )
 _MARK: Final = "tiered"
+# They look for what stored events never have: other keys than names of fields, or objects.
+_decode: Final = Decoder(
+    Event,
+    harmless={
+        "google.adk.events.event.Event._accept_convenience_kwargs",
+        "google.genai._common.BaseModel._check_field_type_mismatches",
+        "google.genai.types.Part.__init__",
+    },
+)
 
 
 class TieredSessionService(BaseTieredSessionService[Session, Event], BaseSessionService):
@@ -137,7 +147,7 @@ class TieredSessionService(BaseTieredSessionService[Session, Event], BaseSession
         return stored
 
     def _decode(self, stored: dict[str, Any]) -> Event:
-        return Event.model_validate(stored)
+        return _decode(stored)
 
     def _translated(self, error: errors.TieredSessionsError) -> Exception:
         match error:

@@ -34,6 +34,8 @@ class TieredConfig:
         decoded_bytes: Memory for sessions kept in process; 0 keeps none.
         store_reads: How many reads of one process may be in the database at once.
         close_timeout: How long `close()` waits for writes under way.
+        sample_rate: Which share of the calls is followed by comparisons of cache and SQL, counted as
+            `sampled.*` (docs/operations.md). 0: none; with a private cache none is needed.
         wait_apply: An append also waits (within `cache_budget`) for the cache to show it.
         default_window: What `get_session` without a configuration reads: about so many of the newest
             events instead of all, never a response without its call, nor less than the newest compaction
@@ -58,6 +60,7 @@ class TieredConfig:
     decoded_bytes: int = 64 * MIB
     store_reads: int = 32
     close_timeout: float = 5.0
+    sample_rate: float = 0.001
     wait_apply: bool = False
     default_window: int | None = None
 
@@ -69,6 +72,8 @@ class TieredConfig:
         for name in ("window_events", "idle_ttl", "max_age", "lease_life", "outbox_poll", "store_reads"):
             if not getattr(self, name):
                 raise ConfigurationError(f"{name} must be more than 0")
+        if self.sample_rate > 1:
+            raise ConfigurationError("sample_rate must not be more than 1")
         if self.default_window == 0:
             raise ConfigurationError("default_window must be more than 0, or None for all events")
         # A statement sent at the last moment must end before its mask does (R7).

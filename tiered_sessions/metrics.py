@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 READ_PROCESS: Final = "reads.process"
 READ_CACHE: Final = "reads.cache"
@@ -21,6 +21,21 @@ OUTBOX_WRITTEN: Final = "outbox.written"
 OUTBOX_DRAINED: Final = "outbox.drained"
 BREAKER_OPENED: Final = "breaker.opened"
 BREAKER_CLOSED: Final = "breaker.closed"
+
+
+class Sampled(NamedTuple):
+    """The counters of sampled entries, so long after the sampled call."""
+
+    compared: str
+    inconsistent: str
+
+
+SAMPLED_AT_ONCE: Final = Sampled("sampled.compared.0s", "sampled.inconsistent.0s")
+SAMPLED_LATER: Final = Sampled("sampled.compared.1s", "sampled.inconsistent.1s")
+SAMPLED_AT_BOUND: Final = Sampled(
+    "sampled.compared.max_staleness", "sampled.inconsistent.max_staleness"
+)
+SAMPLED_WRONG: Final = "sampled.wrong"
 
 
 class Metrics(Protocol):

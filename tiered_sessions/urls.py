@@ -468,7 +468,13 @@ def normalise_cache_url(text: str) -> str:
     elif parts.scheme.endswith("+sentinel"):
         right = re.fullmatch(r"[^/]+(/\d+)?", path) is not None
     else:
-        right = _HOST.fullmatch(host) is not None and re.fullmatch(r"\d*", path) is not None
+        if parts.scheme.endswith("+cluster"):
+            # The port of the last one is apart.
+            *others, host = host.split(",")
+            hosts = [*(re.sub(r":\d+$", "", other) for other in others), host]
+        else:
+            hosts = [host]
+        right = all(map(_HOST.fullmatch, hosts)) and re.fullmatch(r"\d*", path) is not None
     if not right:
         raise ConfigurationError(f"Malformed cache URL {redact(text)}; write {_CACHE_EXAMPLES}")
     return parts.render()

@@ -115,14 +115,15 @@ def _position(events: Sequence[EventRecord], seq: int | None) -> int:
 
 def _with_calls(events: Sequence[EventRecord], start: int, whole: bool) -> int | None:
     """Moves `start` back until each response after it has its call; None if that is not among `events`."""
-    orphans: set[str] = set()
+    orphans: set[tuple[int, str]] = set()
     while True:
-        wanted: set[str] = set()
+        wanted: set[tuple[int, str]] = set()
         position = len(events)
         while position > start or (wanted and position):
             position -= 1
             calls, responses = _tools(events[position].payload)
-            wanted = (wanted - calls) | (responses - orphans)
+            wanted = {response for response in wanted if response[1] not in calls}
+            wanted |= {(position, response) for response in responses} - orphans
         if not wanted:
             return position
         if not whole:

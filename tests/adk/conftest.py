@@ -15,24 +15,34 @@ from tests import servers
 
 
 class _Absent(pytest.Module):
-    """Stands for a test module that cannot be imported without google-adk."""
+    """Stands for a test module that cannot be imported without what it tests."""
+
+    needs: str
 
     def collect(self) -> Iterator[Any]:
-        reason = "adk: google-adk is not installed beside the package"
+        reason = f"adk: {self.needs} is not installed beside the package"
         if "adk" in servers.required():
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason, allow_module_level=True)
 
 
-def _has_adk() -> bool:
+def _has(module: str) -> bool:
     try:
-        return importlib.util.find_spec("google.adk") is not None
+        return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:
         return False
 
 
 def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
-    return None if _has_adk() else _Absent.from_parent(parent, path=module_path)
+    needs = {"google.adk": "google-adk"}
+    if module_path.name == "test_a2a.py":
+        needs["a2a"] = "google-adk[a2a]"
+    for module, package in needs.items():
+        if not _has(module):
+            absent: _Absent = _Absent.from_parent(parent, path=module_path)
+            absent.needs = package
+            return absent
+    return None
 
 
 # --- the services that the conformance tests compare -------------------------------------------

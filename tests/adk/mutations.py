@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from tiered_sessions import service
+from tiered_sessions import core
 from tiered_sessions.records import Append
 from tiered_sessions.state import TEMP, Scopes
 from tiered_sessions.tier.tier import SessionTier
@@ -30,7 +30,7 @@ def temp_trimming() -> None:
         delta = event.actions.state_delta
         session.state.update({key: value for key, value in delta.items() if key.startswith(TEMP)})
 
-    service.BaseTieredSessionService._keep_temporary = keep  # type: ignore[method-assign]
+    core.BaseTieredSessionService._keep_temporary = keep  # type: ignore[method-assign]
 
 
 def scope_split() -> None:
@@ -39,7 +39,7 @@ def scope_split() -> None:
     def unsplit(state: Mapping[str, Any]) -> Scopes:
         return Scopes({key: value for key, value in state.items() if not key.startswith(TEMP)}, {}, {})
 
-    service.split = unsplit  # type: ignore[attr-defined]
+    core.split = unsplit  # type: ignore[assignment]
 
 
 MUTATIONS = {"tag check": tag_check, "trimming of temp:": temp_trimming, "scope split": scope_split}

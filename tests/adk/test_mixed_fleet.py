@@ -1,4 +1,7 @@
-"""Stock google-adk, in a process of its own, writes the tables that this process reads through Redis."""
+"""Stock google-adk, in a process of its own, writes the tables that this process reads through Redis.
+
+Here runs the service that stands alone, or the drop-in that ADK's users have.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,19 @@ import contextlib
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from typing import Any
 
+import google.adk.events
 import pytest
 import redis
 
+import tiered_sessions.adk
 from tests import servers
 from tests.conformance import stock_adk
 from tests.conformance.stock_adk import StockAdk
-from tiered_sessions import metrics
+from tiered_sessions import errors, metrics, models, service
 from tiered_sessions.config import TieredConfig
-from tiered_sessions.errors import StaleSessionError, StoreUnavailableError
-from tiered_sessions.models import Event, EventActions, Session
-from tiered_sessions.service import TieredSessionService
 from tiered_sessions.store.migrations.triggers import install_triggers, remove_triggers
 from tiered_sessions.store.store import SqlSessionStore
 
@@ -28,6 +31,25 @@ HOUR = TieredConfig(max_staleness=3600, outbox_poll=0.02)
 BRIEF = TieredConfig(max_staleness=0.05)
 # A process that is not elected to drain looks again only after seconds.
 PATIENCE = 30
+
+
+@dataclass(frozen=True)
+class Binding:
+    """One of the two services, with its own events and its own refusal."""
+
+    service: type[Any]
+    event: type[Any]
+    stale: type[Exception]
+
+
+BINDINGS = {
+    "standalone": Binding(service.TieredSessionService, models.Event, errors.StaleSessionError),
+    "drop-in": Binding(
+        tiered_sessions.adk.TieredSessionService,
+        google.adk.events.Event,
+        tiered_sessions.adk.StaleSessionError,
+    ),
+}
 
 
 class Counts(Counter[str]):
@@ -50,35 +72,43 @@ class Counts(Counter[str]):
 class Fleet:
     """One stock process and services of ours, over one database."""
 
-    def __init__(self, stock: StockAdk, url: str, cache: str) -> None:
+    def __init__(self, stock: StockAdk, url: str, cache: str, binding: Binding) -> None:
         self._stock = stock
+        self._binding = binding
+        self.stale = binding.stale
         self._url = url
         self._cache = cache
         # The databases are shared by the tests of a module.
         self._app = f"app-{uuid.uuid4().hex}"
 
-    def open(self, config: TieredConfig, counts: Counts | None = None) -> TieredSessionService:
-        return TieredSessionService(self._url, cache=self._cache, config=config, metrics=counts)
+    def open(self, config: TieredConfig, counts: Counts | None = None) -> Any:
+        return self._binding.service(self._url, cache=self._cache, config=config, metrics=counts)
+
+    def event(self, id_: str, **delta: Any) -> Any:
+        delta = {key.replace("__", ":"): value for key, value in delta.items()}
+        return self._binding.event(
+            id=id_, invocation_id="i", author="agent", actions={"state_delta": delta}
+        )
 
     async def stock(self, operation: str, **arguments: Any) -> Any:
         """Has the stock process do something, while ours goes on."""
         call = {"url": self._url, "app": self._app, "user": "user", "session": "s", **arguments}
         return await asyncio.to_thread(lambda: self._stock.call(operation, **call))
 
-    async def get(self, ours: TieredSessionService) -> Session | None:
+    async def get(self, ours: Any) -> Any:
         return await ours.get_session(app_name=self._app, user_id="user", session_id="s")
 
-    async def ids(self, ours: TieredSessionService) -> list[str] | None:
+    async def ids(self, ours: Any) -> list[str] | None:
         session = await self.get(ours)
         return None if session is None else [event.id for event in session.events]
 
-    async def append(self, ours: TieredSessionService, id_: str, **delta: Any) -> None:
+    async def append(self, ours: Any, id_: str, **delta: Any) -> None:
         session = await self.get(ours)
         assert session is not None
-        await ours.append_event(session, ours_event(id_, **delta))
+        await ours.append_event(session, self.event(id_, **delta))
         await ours.flush()
 
-    async def until_cached(self, ours: TieredSessionService, counts: Counts) -> None:
+    async def until_cached(self, ours: Any, counts: Counts) -> None:
         """Reads until a read is answered without SQL."""
         while True:
             before = counts[metrics.READ_STORE]
@@ -87,7 +117,7 @@ class Fleet:
             if counts[metrics.READ_STORE] == before:
                 return
 
-    async def until_drained(self, ours: TieredSessionService, counts: Counts) -> None:
+    async def until_drained(self, ours: Any, counts: Counts) -> None:
         """Waits until every invalidation was carried to the cache."""
         store = SqlSessionStore(ours.db_engine, owns_engine=False, config=HOUR)
         while True:
@@ -97,21 +127,18 @@ class Fleet:
             await counts.until(metrics.OUTBOX_DRAINED, drained + 1)
 
 
-def ours_event(id_: str, **delta: Any) -> Event:
-    actions = EventActions(state_delta={key.replace("__", ":"): value for key, value in delta.items()})
-    return Event(id=id_, invocation_id="i", author="agent", actions=actions)
-
-
 @pytest.fixture(scope="module")
 def stock() -> Iterator[StockAdk]:
     with stock_adk.start(servers.python_for_adk()) as running:
         yield running
 
 
-@pytest.fixture
-async def fleet(stock: StockAdk, store_url: str, redis_url: str) -> AsyncIterator[Fleet]:
+@pytest.fixture(params=BINDINGS)
+async def fleet(
+    request: pytest.FixtureRequest, stock: StockAdk, store_url: str, redis_url: str
+) -> AsyncIterator[Fleet]:
     """A session made by stock and adopted by us, without triggers; its keys in Redis are removed."""
-    made = Fleet(stock, store_url, redis_url)
+    made = Fleet(stock, store_url, redis_url, BINDINGS[request.param])
     await made.stock("create", state={"who": "stock"})
     await made.stock("append", id="s0", delta={"s0": 0})
     async with made.open(HOUR) as ours:
@@ -152,9 +179,9 @@ async def test_with_triggers_a_stock_write_is_seen_when_the_outbox_is_drained(fl
         assert await fleet.ids(ours) == ["s0", "o0", "s1"]
 
         # Whoever loaded before is refused, whatever a cache says.
-        with pytest.raises(StaleSessionError):
-            await ours.append_event(old, ours_event("x"))
-        await ours.append_event(new, ours_event("o1"))
+        with pytest.raises(fleet.stale):
+            await ours.append_event(old, fleet.event("x"))
+        await ours.append_event(new, fleet.event("o1"))
         await ours.flush()
         assert await fleet.ids(ours) == ["s0", "o0", "s1", "o1"]
         await fleet.until_cached(ours, counts)
@@ -169,8 +196,8 @@ async def test_with_triggers_a_stock_write_is_seen_when_the_outbox_is_drained(fl
         await fleet.until_drained(ours, counts)
         assert await fleet.ids(ours) == ["s0", "o0", "s1", "o1", "s2", "s3"]
         assert before is not None
-        with pytest.raises(StaleSessionError):
-            await ours.append_event(before, ours_event("y"))
+        with pytest.raises(fleet.stale):
+            await ours.append_event(before, fleet.event("y"))
 
 
 async def test_with_triggers_a_stock_delete_is_seen_when_the_outbox_is_drained(fleet: Fleet) -> None:
@@ -226,8 +253,8 @@ async def test_without_triggers_a_stock_write_is_seen_after_max_staleness(fleet:
         assert await fleet.ids(patient) == ["s0", "o0"]
         # An append is refused at once, and the reload that follows is fresh.
         assert old is not None
-        with pytest.raises(StaleSessionError):
-            await patient.append_event(old, ours_event("x"))
+        with pytest.raises(fleet.stale):
+            await patient.append_event(old, fleet.event("x"))
         assert await fleet.ids(patient) == ["s0", "o0", "s1"]
         await fleet.append(patient, "o1")
         await fleet.until_cached(patient, counts)
@@ -269,7 +296,7 @@ async def test_both_write_at_once_and_nothing_is_lost(fleet: Fleet, store_url: s
                 except RuntimeError as error:
                     refused[f"stock: {str(error).partition(':')[0]}"] += 1
 
-    async def our_turns(ours: TieredSessionService) -> None:
+    async def our_turns(ours: Any) -> None:
         for turn in range(1, TURNS + 1):
             done = False
             while not done:
@@ -277,9 +304,9 @@ async def test_both_write_at_once_and_nothing_is_lost(fleet: Fleet, store_url: s
                 assert session is not None
                 reads.append([event.id for event in session.events])
                 try:
-                    await ours.append_event(session, ours_event(f"o{turn}", **delta("o", turn)))
+                    await ours.append_event(session, fleet.event(f"o{turn}", **delta("o", turn)))
                     done = True
-                except (StaleSessionError, StoreUnavailableError) as error:
+                except (fleet.stale, errors.StoreUnavailableError) as error:
                     refused[f"ours: {type(error).__name__}"] += 1
 
     config = TieredConfig(max_staleness=0.05, outbox_poll=0.02)
@@ -295,7 +322,7 @@ async def test_both_write_at_once_and_nothing_is_lost(fleet: Fleet, store_url: s
             session = await fleet.get(ours)
         assert session is not None
         while "end" not in (await fleet.ids(ours) or ()):
-            with contextlib.suppress(StaleSessionError):
+            with contextlib.suppress(fleet.stale):
                 await fleet.append(ours, "end")
         final = await fleet.ids(ours)
     assert final is not None
@@ -307,7 +334,7 @@ async def test_both_write_at_once_and_nothing_is_lost(fleet: Fleet, store_url: s
     # One order for everybody: what was ever read is where the log begins.
     for read in reads:
         assert read == final[: len(read)]
-    async with TieredSessionService(store_url, cache=None) as plain:
+    async with service.TieredSessionService(store_url, cache=None) as plain:
         session = await fleet.get(plain)
     assert session is not None
     assert [event.id for event in session.events] == final

@@ -1,11 +1,13 @@
-"""Live through ADK's web server: REST and SSE, in this process beside stock and as `adk api_server`."""
+"""Live through ADK's web server: REST and SSE, beside stock, and as `adk web` and `adk api_server`."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -22,7 +24,7 @@ from google.adk.sessions.base_session_service import GetSessionConfig
 
 from tests import servers
 from tests.adk.scripted import Normaliser, Recorder, as_text, databases
-from tests.processes import wait_until_ready
+from tests.processes import dying_with_us, tail, wait_until_ready
 from tiered_sessions.adk import TieredSessionService, create_session_service, register
 
 pytestmark = [
@@ -248,22 +250,29 @@ async def test_get_fast_api_app_takes_our_uri_and_engine_options(tmp_path: Path,
 
 
 @contextlib.contextmanager
-def api_server(agents: Path, uri: str) -> Iterator[httpx.Client]:
-    """Runs `adk api_server` with the session service of the URI, on loopback."""
+def running(command: str, folder: Path, uri: str) -> Iterator[httpx.Client]:
+    """Runs `adk web` or `adk api_server` on a folder, with the session service of the URI, on loopback."""
     port = servers.free_port()
-    adk = [sys.executable, "-m", "google.adk.cli", "api_server", "--host", "127.0.0.1", "--port", str(port)]
+    adk = [sys.executable, "-m", "google.adk.cli", command, "--host", "127.0.0.1", "--port", str(port)]
     services = ["--session_service_uri", uri, "--artifact_service_uri", "memory://"]
-    log = agents / f"server-{port}.log"
+    log = folder.parent / f"{command}-{port}.log"
     environment = {**os.environ, "OTEL_SDK_DISABLED": "true"}
     with (
         log.open("wb") as output,
         subprocess.Popen(
-            [*adk, *services, str(agents)], stdout=output, stderr=output, env=environment, cwd=agents
+            dying_with_us([*adk, *services, str(folder)], None),
+            stdout=output,
+            stderr=output,
+            env=environment,
+            cwd=folder.parent,
         ) as process,
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
     ):
         try:
-            wait_until_ready(lambda: client.get("/list-apps").raise_for_status(), 60, process)
+            try:
+                wait_until_ready(lambda: client.get("/list-apps").raise_for_status(), 60, process)
+            except (RuntimeError, TimeoutError) as error:
+                raise type(error)(f"adk {command} {error}: {tail(log)}") from error
             yield client
         finally:
             process.terminate()
@@ -274,13 +283,59 @@ def api_server(agents: Path, uri: str) -> Iterator[httpx.Client]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("command", ["web", "api_server"])
+def test_the_example_is_served_as_its_readme_says(command: str, tmp_path: Path) -> None:
+    """The folder's services.yaml names the service, a page lets one chat, a restart forgets nothing."""
+    folder = tmp_path / "adk_chat"
+    shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("__pycache__", ".adk"))
+    uri = "tiered+sqlite:///chat.db"
+    assert f"adk web examples/adk_chat --session_service_uri '{uri}'" in (EXAMPLE / "README.md").read_text()
+    with running(command, folder, uri) as client:
+        assert client.get("/list-apps").json() == ["adk_chat"]
+        page = client.get("/", follow_redirects=True)
+        if command == "web":
+            assert page.url.path == "/dev-ui/"
+            assert "<app-root" in page.text
+            (script,) = re.findall(r'<script src="\./(main-[^"]+\.js)"', page.text)
+            assert client.get(f"/dev-ui/{script}").headers["content-type"].startswith("text/javascript")
+        else:
+            assert page.status_code == 404
+        assert client.post(SESSIONS, json={"session_id": "s"}).status_code == 200
+        assert client.post(SESSIONS, json={"session_id": "s"}).status_code == 409
+        assert texts_of(client.post("/run", json=turn("do you have Dune?"))) == ["We own 2 of Dune."]
+        streamed = events_of(client.post("/run_sse", json=turn("what did I say?", streaming=True)))
+        assert [event.get("partial") for event in streamed] == [True] * 6 + [None]
+        changed = client.patch(f"{SESSIONS}/s", json={"state_delta": {"user:tier": 2}})
+        assert changed.json()["state"] == {"user:tier": 2}
+        session = client.get(f"{SESSIONS}/s").json()
+        assert len(session["events"]) == 4 + 2 + 1
+    with running(command, folder, uri) as client:
+        assert client.get(f"{SESSIONS}/s").json() == session
+        assert client.post(SESSIONS, json={"session_id": "t"}).json()["state"] == {"user:tier": 2}
+        assert texts_of(client.post("/run", json=turn("what did I say?"))) == [
+            "You said: do you have Dune?; what did I say?"
+        ]
+        assert client.delete(f"{SESSIONS}/s").status_code == 200
+        assert [session["id"] for session in client.get(SESSIONS).json()] == ["t"]
+    with contextlib.closing(sqlite3.connect(tmp_path / "chat.db")) as database:
+        ((name, revision),) = database.execute("SELECT id, revision FROM sessions")
+    assert (name, revision) == ("t", 0), "ADK's own service knows of no revision"
+
+
+def texts_of(answer: httpx.Response) -> list[str]:
+    """Returns what the agent said in a turn."""
+    parts = [part for event in answer.json() for part in event["content"]["parts"]]
+    return [part["text"] for part in parts if "text" in part]
+
+
+@pytest.mark.slow
 def test_two_api_servers_share_a_conversation(agents: Path, redis_url: str) -> None:
     """Created on one, continued on the other over SSE, read on both; the URI names both tiers."""
     (agents / "services.py").write_text("from tiered_sessions.adk import register\nregister()\n")
     try:
         with servers.postgresql_database() as url, contextlib.ExitStack() as stack:
             uri = f"tiered+{url}?cache={quote(redis_url, safe='')}"
-            one, two = (stack.enter_context(api_server(agents, uri)) for _ in range(2))
+            one, two = (stack.enter_context(running("api_server", agents, uri)) for _ in range(2))
             assert one.post(SESSIONS, json={"session_id": "s"}).status_code == 200
             assert two.post(SESSIONS, json={"session_id": "s"}).status_code == 409
             for number, server in enumerate((one, two, one, two)):

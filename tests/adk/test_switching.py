@@ -53,7 +53,7 @@ async def test_the_two_lines_of_the_readme(sqlite_url: str, valkey_url: str) -> 
 def test_the_table_lists_every_difference_that_is_tested() -> None:
     listed = {int(number) for number in re.findall(r"^\| (\d+) \|", TEXT, re.MULTILINE)}
     tested: set[int] = set()
-    for path in Path(__file__).parent.glob("test_*.py"):
+    for path in Path(__file__).parent.rglob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and any(
                 "mark.differs" in ast.unparse(decorator) for decorator in node.decorator_list

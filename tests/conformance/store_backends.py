@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -12,21 +11,47 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from tiered_sessions.config import TieredConfig
-from tiered_sessions.records import (
-    Append,
-    AppendOutcome,
-    Create,
-    CreateOutcome,
-    DeleteOutcome,
-    NewEvent,
-    ScopeKey,
-    SessionKey,
-    Snapshot,
-)
 from tiered_sessions.store.dialects.portable import PortableDialect
 from tiered_sessions.store.engines import build_engine
 from tiered_sessions.store.store import SqlSessionStore
+from tiered_sessions.testing.store_samples import (
+    START,
+    append,
+    committed,
+    create,
+    create_with,
+    created,
+    delete,
+    equal,
+    event,
+    loaded,
+    new_key,
+    outbox,
+    values,
+)
 from tiered_sessions.urls import normalise_database_url
+
+__all__ = [
+    "BACKENDS",
+    "CONFIG",
+    "START",
+    "append",
+    "as_stranger",
+    "backend_url",
+    "committed",
+    "create",
+    "create_with",
+    "created",
+    "delete",
+    "equal",
+    "event",
+    "loaded",
+    "make_store",
+    "new_key",
+    "open_store",
+    "outbox",
+    "values",
+]
 
 BACKENDS = (
     "sqlite",
@@ -39,7 +64,6 @@ BACKENDS = (
     "portable-postgresql",
     "portable-mariadb",
 )
-START = 1_700_000_000_000_000
 CONFIG = TieredConfig()
 
 
@@ -78,59 +102,6 @@ async def open_store(
         yield store
     finally:
         await store.close()
-
-
-def new_key(session_id: str = "s") -> SessionKey:
-    """A key under an app that no other test uses."""
-    return SessionKey(f"app-{uuid.uuid4().hex}", "user", session_id)
-
-
-def event(name: str, at: int = 0, payload: bytes = b'{"text":"hello"}') -> NewEvent:
-    """An event `at` microseconds after the start."""
-    return NewEvent(name, "invocation", START + at, payload)
-
-
-async def create(
-    store: SqlSessionStore, key: SessionKey, state: bytes = b"{}", **deltas: bytes
-) -> CreateOutcome:
-    """Creates a session on a connection of its own."""
-    return await create_with(store, Create(key, START, state, **deltas))
-
-
-async def create_with(
-    store: SqlSessionStore, write: Create, outbox: Sequence[ScopeKey] = ()
-) -> CreateOutcome:
-    """Performs a create on a connection of its own."""
-    writer = await store.writer()
-    try:
-        return await writer.create(write, outbox)
-    finally:
-        await writer.release()
-
-
-async def created(store: SqlSessionStore, key: SessionKey, state: bytes = b"{}", **deltas: bytes) -> Snapshot:
-    """Creates a session that is not there."""
-    outcome = await create(store, key, state, **deltas)
-    assert isinstance(outcome, Snapshot), outcome
-    return outcome
-
-
-async def append(store: SqlSessionStore, write: Append, outbox: Sequence[ScopeKey] = ()) -> AppendOutcome:
-    """Performs an append on a connection of its own."""
-    writer = await store.writer()
-    try:
-        return await writer.append(write, outbox)
-    finally:
-        await writer.release()
-
-
-async def delete(store: SqlSessionStore, key: SessionKey, outbox: Sequence[ScopeKey] = ()) -> DeleteOutcome:
-    """Performs a delete on a connection of its own."""
-    writer = await store.writer()
-    try:
-        return await writer.delete(key, outbox)
-    finally:
-        await writer.release()
 
 
 async def as_stranger(store: SqlSessionStore, *statements: str, **params: Any) -> None:

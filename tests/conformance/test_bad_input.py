@@ -115,9 +115,18 @@ async def test_unknown_schema(tmp_path: Path, columns: str) -> None:
     await engine.dispose()
 
 
+async def test_missing_file_with_create_tables_off(tmp_path: Path) -> None:
+    file = tmp_path / "s.db"
+    async with TieredSessionService(f"sqlite:///{file}", cache=None, create_tables=False) as service:
+        with pytest.raises(StoreUnavailableError, match="no such file"):
+            await service.create_session("app", "u")
+    assert not file.exists()
+
+
 async def test_missing_tables_with_create_tables_off(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 's.db'}"
-    async with TieredSessionService(url, cache=None, create_tables=False) as service:
+    file = tmp_path / "s.db"
+    file.touch()
+    async with TieredSessionService(f"sqlite:///{file}", cache=None, create_tables=False) as service:
         with pytest.raises(SchemaMismatchError, match=r"create_tables|migrate"):
             await service.create_session("app", "u")
 

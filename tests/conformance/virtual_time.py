@@ -13,8 +13,10 @@ from redis.exceptions import NoScriptError
 
 from tiered_sessions.cache.connections import Answers, Command, Connections
 from tiered_sessions.cache.redis import RedisSessionCache
+from tiered_sessions.testing.clocks import START
+from tiered_sessions.testing.clocks import ManualClock as Clock
 
-START = 4_000_000_000_000
+__all__ = ["START", "Clock", "live_by"]
 
 VIRTUAL = """
 local real, NOW = redis, %d
@@ -39,16 +41,6 @@ do
   if at >= 0 and at < NOW then real.call('DEL', KEYS[1]) end
 end
 """
-
-
-class Clock:
-    """Milliseconds that pass when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = START
-
-    def __call__(self) -> int:
-        return self.now
 
 
 class VirtualTime:

@@ -65,6 +65,7 @@ class ToyStore:
     def __init__(self) -> None:
         self.sql = Sql()
         self.sql.write(Create(KEY, 0, b"{}"), ())
+        self.name = "n"
         self.statements: list[str] = []
         self.gate: asyncio.Event | None = None
         self.asked = asyncio.Event()
@@ -86,7 +87,16 @@ class ToyStore:
     async def prepare(self) -> None: ...
 
     async def namespace(self) -> str:
-        return "n"
+        return self.name
+
+    async def reset_namespace(self) -> str:
+        self.name += "'"
+        return self.name
+
+    async def keys(
+        self, after: SessionKey | None, limit: int, app_name: str | None = None, user_id: str | None = None
+    ) -> Sequence[SessionKey]:
+        raise NotImplementedError
 
     async def load(self, key: SessionKey, query: Query) -> Snapshot | None:
         snapshot = self.sql.load(key)
@@ -106,7 +116,9 @@ class ToyStore:
         return tags
 
     async def sessions(self, app_name: str, user_id: str | None) -> Sequence[Snapshot]:
-        raise NotImplementedError
+        snapshot = self.sql.load(KEY)
+        await self._statement("sessions")
+        return [snapshot] if snapshot else []
 
     async def count(self, app_name: str, user_id: str | None) -> int:
         raise NotImplementedError

@@ -42,3 +42,24 @@ def test_close_ends_though_the_drain_swallows_its_cancellation() -> None:
         return store.heard
 
     assert run(main()) == 1
+
+
+def test_close_ends_the_flight_that_another_waits_for() -> None:
+    """Before, only the newest of a key was ended, and the one it waits for read on."""
+
+    async def main() -> list[str]:
+        store = ToyStore()
+        here = tier(store, TroubledCache())
+        await here.prepare()
+        store.gate = asyncio.Event()
+        first = asyncio.create_task(here.get(KEY, Query()))
+        await store.asked.wait()
+        second = asyncio.create_task(here.get(KEY, Query()))
+        await asyncio.sleep(0.01)
+        async with asyncio.timeout(60):
+            await here.close()
+            ends = await asyncio.gather(first, second, return_exceptions=True)
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        return [*(type(end).__name__ for end in ends), *(str(task) for task in left)]
+
+    assert run(main()) == ["StoreUnavailableError"] * 2

@@ -12,6 +12,8 @@ from tests.protocol.doubles import ToyStore, TroubledCache, run, tier
 from tests.protocol.simulation import KEY
 from tests.protocol.test_tier import ALL, BUDGET, append, event, names, timed
 from tiered_sessions import metrics as counters
+from tiered_sessions.cache.base import Miss
+from tiered_sessions.cache.redis import RedisSessionCache
 from tiered_sessions.config import TieredConfig
 from tiered_sessions.errors import StoreUnavailableError
 from tiered_sessions.records import Already, Append, Content, EventRecord, Tag
@@ -81,6 +83,60 @@ def test_a_repeated_append_raises_the_floor() -> None:
         await sessions.close()
 
     run(main())
+
+
+def test_a_repeated_append_takes_the_older_entry_away() -> None:
+    """The first attempt had no masks and was not heard of: its repetition is, by every process."""
+
+    async def main() -> None:
+        store, cache = ToyStore(), TroubledCache()
+        here, there = tier(store, cache), tier(store, cache)
+        assert await names(here) == await names(there) == []
+        await here.flush()
+        found = store.sql.load(KEY)
+        assert found is not None
+        write = Append(KEY, found.session.tag, 1, (event("late"),), user_delta=b'{"k":1}')
+        store.sql.write(write, ())
+        assert isinstance(await here.append(write), Already)
+        await here.flush()
+        seen = await there.get(KEY, ALL)
+        assert seen is not None
+        assert seen.user is not None
+        assert seen.session.events[-1].id == "late"
+        assert seen.user.state == b'{"k":1}'
+        await here.close()
+        await there.close()
+
+    run(main())
+
+
+def test_a_read_shows_what_the_list_has_shown() -> None:
+    """I6: a list comes from SQL, so it may be ahead of the cache."""
+
+    async def main() -> None:
+        store, cache = ToyStore(), TroubledCache()
+        here = tier(store, cache)
+        assert await names(here) == []
+        await here.flush()
+        found = store.sql.load(KEY)
+        assert found is not None
+        store.sql.write(Append(KEY, found.session.tag, 1, (event("elsewhere"),)), ())
+        (listed,) = await here.sessions(KEY.app_name, None)
+        assert listed.session.tag.revision == found.session.tag.revision + 1
+        assert await names(here) == ["elsewhere"]
+        await here.close()
+
+    run(main())
+
+
+async def test_a_lookup_outlives_its_namespace(valkey_url: str) -> None:
+    """A namespace that begins while the answer is on its way is the next lookup's."""
+    cache = RedisSessionCache(valkey_url)
+    looking = asyncio.create_task(cache.lookup(KEY.scopes))
+    await asyncio.sleep(0)
+    cache.namespace = "another"
+    assert all(isinstance(found, Miss) for found in await looking)
+    await cache.close()
 
 
 def test_a_reader_behind_a_sealed_flight_keeps_its_budget() -> None:

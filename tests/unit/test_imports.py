@@ -20,11 +20,13 @@ ROWS = {
     "cli": 7,
     "adk": 6,
     "service": 5,
-    "wiring": 4,
+    "core": 4,
     "tier": 3,
     "store": 2,
     "cache": 2,
     "windows": 1,
+    "conversions": 1,
+    "decoding": 1,
     "rebase": 1,
     "state": 1,
     "codec": 1,
@@ -36,7 +38,7 @@ ROWS = {
     "errors": 0,
 }
 # Split for length only: one room.
-ROOMS = {"adk_registry": "adk"}
+ROOMS = {"adk_registry": "adk", "wiring": "core"}
 HOMES = {
     "sqlalchemy": {"store"},
     "alembic": {"store"},
@@ -91,7 +93,7 @@ def test_module_imports_only_what_it_may(path: Path) -> None:
         if name[0] != "tiered_sessions" or len(name) < 2:
             continue
         other = ROOMS.get(name[1], name[1])
-        assert other != "testing", "nothing imports testing"
+        assert other != "testing" or room == "testing", "nothing else imports testing"
         if not here or room == "testing" or other == room or other not in ROWS:
             continue
         assert ROWS[other] < ROWS[room] or ROWS[other] == ROWS[room] < 2, f"{room} imports {other}"

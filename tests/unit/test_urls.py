@@ -199,6 +199,7 @@ def test_refusal_has_the_right_spelling_and_no_secret(text: str, message: str) -
         ("valkeys://h", "rediss://h"),
         ("unix:///tmp/x.sock?db=1", "unix:///tmp/x.sock?db=1"),
         ("redis+cluster://h:7000", "redis+cluster://h:7000"),
+        ("redis+cluster://h:7000,[::1]:7001,h2:1/0", "redis+cluster://h:7000,[::1]:7001,h2:1/0"),
         ("redis+sentinel://:pw@h1:1,h2:2/name/0", "redis+sentinel://:pw@h1:1,h2:2/name/0"),
     ],
 )

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tiered_sessions.config import TieredConfig
@@ -148,6 +148,7 @@ def test_odd_documents_are_shown_as_they_are(payload: bytes) -> None:
 
 
 @given(st.lists(st.sampled_from(["x", "c1", "r1", "c2", "r2", "s"]), max_size=60), st.integers(1, 8))
+@example(["r2", "c2", "r1", "r2"], 1)
 def test_any_history(kinds: list[str], size: int) -> None:
     history = [f"s{n}" if kind == "s" else kind for n, kind in enumerate(kinds)]
     session = Session(made(*history))

@@ -257,9 +257,10 @@ class MemoryCache:
         return reply
 
     async def drop(self, key: ScopeKey, token: str | None, keep: Tag | None) -> Unavailable | None:
-        slot = replace(self._get(key, self._clock()).without(token), lease=None)
-        if slot.entry is not None and slot.entry.tag != keep:
-            slot = replace(slot, entry=None)
+        now = self._clock()
+        slot = replace(self._get(key, now).without(token), lease=None)
+        if slot.entry is None or slot.entry.tag != keep:
+            slot = replace(slot, entry=None).purged(now)
         self._put(key, slot)
         return None
 

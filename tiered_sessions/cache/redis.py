@@ -75,7 +75,11 @@ class RedisSessionCache:
         )
 
     async def lookup(self, keys: Sequence[ScopeKey], header_only: bool = False) -> tuple[Lookup, ...]:
-        headers = {self._name(key): header_only and key.kind == "session" for key in keys}
+        # Once: another namespace may begin while the answer is on its way.
+        names = [self._name(key) for key in keys]
+        headers = {
+            name: header_only and key.kind == "session" for name, key in zip(names, keys, strict=True)
+        }
         found: dict[str, Lookup] = {}
 
         async def read(group: Sequence[str]) -> None:
@@ -96,7 +100,7 @@ class RedisSessionCache:
             await read(groups[0])
         else:
             await asyncio.gather(*map(read, groups))
-        return tuple(found[self._name(key)] for key in keys)
+        return tuple(found[name] for name in names)
 
     async def intent(self, key: ScopeKey, token: str) -> int | Unavailable:
         reply = await self._run("intent", key, token, self.limits.mask_life)

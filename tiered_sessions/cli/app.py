@@ -11,6 +11,7 @@ import typer
 from .. import __version__
 from ..errors import TieredSessionsError
 from .adk import adk_app
+from .cache import cache_app
 from .demo import demo_command
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo_command)
 app.add_typer(adk_app)
+app.add_typer(cache_app)
 
 
 @app.command(
@@ -52,6 +54,20 @@ def _doctor(context: typer.Context) -> None:
     doctor = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
     doctor.command()(doctor_command)
     doctor(context.args, prog_name=context.command_path)
+
+
+@app.command(
+    "verify",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def _verify(context: typer.Context) -> None:
+    """Compare the cache with SQL, and drop what differs."""
+    from .verify import verify_command
+
+    verify = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+    verify.command()(verify_command)
+    verify(context.args, prog_name=context.command_path)
 
 
 def _print_version(asked: bool) -> None:

@@ -67,6 +67,10 @@ class SessionStore(Protocol):
         """Reads the cache namespace of this database."""
         ...
 
+    async def reset_namespace(self) -> str:
+        """Changes the cache namespace to a new random one, which orphans every entry; returns it."""
+        ...
+
     async def load(self, key: SessionKey, query: Query) -> Snapshot | None:
         """Reads session and shared scopes at one moment (R32), with the events `query` asks for.
 
@@ -85,6 +89,15 @@ class SessionStore(Protocol):
 
     async def sessions(self, app_name: str, user_id: str | None) -> Sequence[Snapshot]:
         """Reads all sessions of an app, or of one user, without events; conformance 39 order."""
+        ...
+
+    async def keys(
+        self, after: SessionKey | None, limit: int, app_name: str | None = None, user_id: str | None = None
+    ) -> Sequence[SessionKey]:
+        """Reads up to `limit` keys after `after`, in the database's order: of an app, of its user, or all.
+
+        Under a collation that takes look-alikes for equal, theirs are among them.
+        """
         ...
 
     async def count(self, app_name: str, user_id: str | None) -> int:

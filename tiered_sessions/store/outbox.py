@@ -1,4 +1,4 @@
-"""Invalidations recorded in SQL, for writes whose cache could not be told."""
+"""Invalidations recorded in SQL: of one scope, for writes whose cache could not be told, or of all."""
 
 from __future__ import annotations
 
@@ -52,3 +52,8 @@ def remove(rows: Sequence[OutboxRow]) -> Unit[None]:
     ]
     if done:
         yield Step(sql.DELETE_OUTBOX, done)
+
+
+def rename(namespace: str) -> Unit[bool]:
+    """Changes the cache namespace; false if the database has none."""
+    return (yield Step(sql.SET_NAMESPACE, {"v_value": namespace})).rowcount > 0

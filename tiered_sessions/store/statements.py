@@ -139,6 +139,19 @@ def list_sessions(of_user: bool) -> Select[Any]:
 
 
 @cache
+def session_keys(of_app: bool, of_user: bool, after: bool) -> Select[Any]:
+    """Keys in the order of the primary key, which no row value is needed to follow (SQL Server)."""
+    columns = (sessions.c.app_name, sessions.c.user_id, sessions.c.id)
+    given = [_a] * of_app + [_u] * of_user
+    statement = select(*columns).where(ALIVE)
+    for column, value in zip(columns, given, strict=False):
+        statement = statement.where(column == value)
+    if after:
+        statement = statement.where(columns[len(given)] > bindparam("after"))
+    return statement.order_by(*columns).limit(bindparam("n", type_=Integer))
+
+
+@cache
 def count_sessions(of_user: bool) -> Select[Any]:
     """How many sessions an app or one user has."""
     statement = select(func.count()).select_from(sessions).where(sessions.c.app_name == _a, ALIVE)
@@ -263,3 +276,8 @@ OUTBOX: Final = _outbox.order_by(*cache_outbox.primary_key).limit(bindparam("n",
 DELETE_OUTBOX: Final = delete(cache_outbox).where(_outbox_key, cache_outbox.c.stamp == bindparam("seen"))
 
 NAMESPACE: Final = select(adk_internal_metadata.c.value).where(adk_internal_metadata.c.key == NAMESPACE_KEY)
+SET_NAMESPACE: Final = (
+    update(adk_internal_metadata)
+    .where(adk_internal_metadata.c.key == NAMESPACE_KEY)
+    .values(value=bindparam("v_value"))
+)

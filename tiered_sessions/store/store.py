@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ..config import TieredConfig
-from ..errors import InvalidValueError, SchemaMismatchError, StoreError
+from ..errors import InvalidValueError, SchemaMismatchError, StoreError, StoreUnavailableError
 from ..records import (
     Append,
     AppendOutcome,
@@ -28,7 +30,7 @@ from ..records import (
     Snapshot,
     Tags,
 )
-from . import outbox, reads
+from . import listing, outbox, reads
 from .dialects.mysql import MysqlDialect
 from .dialects.portable import InCommit, Make, PortableDialect
 from .dialects.postgresql import PostgresqlDialect
@@ -39,6 +41,8 @@ from .migrations.runner import prepare_schema
 from .values import check_append, check_create, distinct, readable
 
 T = TypeVar("T")
+
+_NAMELESS = "The database has no cache namespace; run: tiered-sessions migrate"
 
 
 class SqlSessionStore:
@@ -69,6 +73,8 @@ class SqlSessionStore:
 
     async def prepare(self) -> None:
         """Makes or adopts the tables."""
+        if not self._create_tables:
+            _refuse_missing_file(self._engine)
         try:
             await prepare_schema(self.engine, create_tables=self._create_tables)
         except DRIVER_ERRORS as error:
@@ -87,8 +93,16 @@ class SqlSessionStore:
         """Reads the cache namespace of this database."""
         found = await self._perform(reads.namespace)
         if found is None:
-            raise SchemaMismatchError("The database has no cache namespace; run: tiered-sessions migrate")
+            raise SchemaMismatchError(_NAMELESS)
         return found
+
+    async def reset_namespace(self) -> str:
+        """Changes the cache namespace, which orphans every entry."""
+        fresh = secrets.token_hex(8)
+        # Writing the same twice is harmless, so this may be repeated like a read.
+        if not await self._read(lambda c: self._dialect.perform(c, lambda: outbox.rename(fresh))):
+            raise SchemaMismatchError(_NAMELESS)
+        return fresh
 
     async def load(self, key: SessionKey, query: Query) -> Snapshot | None:
         """Reads session and shared scopes at one moment."""
@@ -113,6 +127,14 @@ class SqlSessionStore:
         if not readable(app_name, user_id or ""):
             return ()
         return await self._perform(lambda: reads.sessions(app_name, user_id))
+
+    async def keys(
+        self, after: SessionKey | None, limit: int, app_name: str | None = None, user_id: str | None = None
+    ) -> Sequence[SessionKey]:
+        """Reads a page of keys, in the order of the primary key."""
+        if not readable(app_name or "", user_id or ""):
+            return ()
+        return await self._perform(lambda: listing.keys(after, limit, app_name, user_id))
 
     async def count(self, app_name: str, user_id: str | None) -> int:
         """Counts the sessions of an app, or of one user."""
@@ -248,6 +270,14 @@ class SqlWriter:
             await self._connection.close()
         except DRIVER_ERRORS:
             await self._connection.invalidate()
+
+
+def _refuse_missing_file(engine: AsyncEngine) -> None:
+    # SQLite makes the file that it is asked to open.
+    file = engine.url.database or ""
+    named = engine.dialect.name == "sqlite" and not _in_memory(engine) and not file.startswith("file:")
+    if named and not Path(file).exists():
+        raise StoreUnavailableError(f"{file}: no such file; a service with create_tables=True makes it")
 
 
 def _in_memory(engine: AsyncEngine) -> bool:

@@ -42,6 +42,7 @@ class Flights(Generic[K, V]):
 
     def __init__(self) -> None:
         self._newest: dict[K, Flight[V]] = {}
+        self._flying: set[asyncio.Task[V]] = set()
 
     def board(self, key: K, load: Callable[[Flight[V]], Awaitable[V]]) -> Flight[V]:
         """Returns the flight of `key` that has not been sealed yet, starting one if needed.
@@ -53,13 +54,14 @@ class Flights(Generic[K, V]):
             return newest
         flight = self._newest[key] = Flight(newest)
         flight.task = asyncio.get_running_loop().create_task(self._fly(key, flight, load))
-        flight.task.add_done_callback(_look_at)
+        self._flying.add(flight.task)
+        flight.task.add_done_callback(self._landed)
         return flight
 
     @property
     def tasks(self) -> list[asyncio.Task[V]]:
-        """The flights under way; those that wait for one of them end with it."""
-        return [flight.task for flight in self._newest.values()]
+        """The flights under way, and those that wait for one."""
+        return list(self._flying)
 
     async def _fly(self, key: K, flight: Flight[V], load: Callable[[Flight[V]], Awaitable[V]]) -> V:
         try:
@@ -73,8 +75,8 @@ class Flights(Generic[K, V]):
             if self._newest.get(key) is flight:
                 del self._newest[key]
 
-
-def _look_at(task: asyncio.Task[V]) -> None:
-    """Takes note of a failure that no caller stayed to hear of."""
-    if not task.cancelled():
-        task.exception()
+    def _landed(self, task: asyncio.Task[V]) -> None:
+        self._flying.discard(task)
+        if not task.cancelled():
+            # Or a failure that no caller stayed to hear of would be reported as forgotten.
+            task.exception()

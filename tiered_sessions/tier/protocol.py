@@ -1,8 +1,8 @@
 """The protocol between SQL and cache: the order of steps, and every decision, without I/O.
 
-`read`, `append`, `create`, `delete`, `sweep` and `drain` are generators. Each yields a step and receives
-its reply; `tier.py` performs the steps, and an explorer can interleave the same generators at
-every yield. There is no clock, no randomness and no `await` here.
+`read`, `append`, `create` and `delete` are generators (`chores.py` has two more, `sweep` and `drain`).
+Each yields a step and receives its reply; `tier.py` performs the steps, and an explorer can interleave
+the same generators at every yield. There is no clock, no randomness and no `await` here.
 
 Why it is right, in four sentences. A write masks what it will change *before* it commits, so no
 reader can meet an old entry after the commit (I4), and a mask that nobody takes away deletes the
@@ -35,7 +35,6 @@ from ..records import (
     Failed,
     Missing,
     Older,
-    OutboxRow,
     Query,
     ScopeKey,
     SessionKey,
@@ -52,11 +51,9 @@ from .steps import (
     Checkout,
     Delete,
     Drop,
-    Elect,
     Ended,
     Fill,
     Flight,
-    ForgetOutbox,
     Intent,
     Judge,
     Keep,
@@ -69,8 +66,6 @@ from .steps import (
     LookUp,
     Observed,
     Probed,
-    ReadExpired,
-    ReadOutbox,
     ReadTags,
     Release,
     Reply,
@@ -81,7 +76,6 @@ from .steps import (
     Standing,
     Steps,
     StoreCommand,
-    Swept,
     Timer,
     Token,
     Touch,
@@ -91,21 +85,17 @@ from .steps import (
     Young,
 )
 
-_DROPS = 16
-_FAILURES = 3
-
-
 # --- small parts -------------------------------------------------------------------------------
 
 
-def _ask(command: CacheCommand) -> Steps[Any]:
+def ask(command: CacheCommand) -> Steps[Any]:
     """Sends one cache command and waits within the call's budget: its reply or `Unavailable`."""
     handle = yield Send(command)
     got = yield Wait((handle,), Timer.CACHE)
     return got.value if isinstance(got, Reply) else Unavailable(got.value)
 
 
-def _sql(command: StoreCommand) -> Steps[Any]:
+def sql(command: StoreCommand) -> Steps[Any]:
     """Sends one SQL command and waits for its reply."""
     handle = yield Send(command)
     got = yield Wait((handle,))
@@ -189,7 +179,7 @@ def _look(key: SessionKey, query: Query, rules: Rules) -> Steps[Answer | Absent]
             session = replace(session, content=known)
         else:
             # The entry changed elsewhere. One command reads all of it, so nothing is torn (R32).
-            found = yield from _ask(LookUp(key.scopes, header_only=False))
+            found = yield from ask(LookUp(key.scopes, header_only=False))
             if isinstance(found, Unavailable):
                 return Absent(())
             session, known = found[0], None
@@ -203,7 +193,7 @@ def _look(key: SessionKey, query: Query, rules: Rules) -> Steps[Answer | Absent]
             standing = yield Local(Judge(scope, entry.content.tag))
         if standing is Standing.BELOW:
             # Dropped first, else the lease would answer "present" (I6).
-            yield from _ask(Drop(scope, None, None))
+            yield from ask(Drop(scope, None, None))
         verdicts.append(_verdict(entry, standing, probed, rules))
 
     hits = [entry for entry in found if isinstance(entry, Hit)]
@@ -214,7 +204,7 @@ def _look(key: SessionKey, query: Query, rules: Rules) -> Steps[Answer | Absent]
 
     if Verdict.VALIDATE in verdicts:
         if strong is None:
-            tags: Tags = yield from _sql(ReadTags(key))
+            tags: Tags = yield from sql(ReadTags(key))
         else:
             got = yield Wait((strong,))
             tags = got.value
@@ -224,7 +214,7 @@ def _look(key: SessionKey, query: Query, rules: Rules) -> Steps[Answer | Absent]
             accepted = yield Local(Observed(scope, tag, began))
             if tag != entry.content.tag or not accepted:
                 changed.append(scope)
-                yield from _ask(Drop(scope, None, tag))
+                yield from ask(Drop(scope, None, tag))
             elif verdict is Verdict.VALIDATE and strong is None and not rules.private:
                 # `now` was read before the tags were: the bound counts from it.
                 yield Later(Touch(scope, entry.content.tag, entry.now, entry.stamp))
@@ -235,10 +225,10 @@ def _look(key: SessionKey, query: Query, rules: Rules) -> Steps[Answer | Absent]
     source: Literal["process", "cache", "store"] = "process" if rules.private or known else "cache"
     if not query.answered_by(content):
         first = content.events[0].seq if content.events else content.tag.revision + 1
-        older: Older | None = yield from _sql(LoadOlder(key, first, query))
+        older: Older | None = yield from sql(LoadOlder(key, first, query))
         if older is None or older.tag != content.tag:
             # Another revision than the window's: the two do not fit together (R21).
-            yield from _ask(Drop(key.session, None, older.tag if older else None))
+            yield from ask(Drop(key.session, None, older.tag if older else None))
             return Absent((key.session,))
         events = older.events + content.events
         content = replace(content, events=events, complete=older.complete, before=None)
@@ -288,7 +278,7 @@ def fetch(key: SessionKey, query: Query, leases: Sequence[ScopeKey], rules: Rule
     wanted = query
     if key.session in granted and query != Query():
         wanted = Query(limit=max(query.limit or 0, rules.window_events))
-    snapshot: Snapshot | None = yield from _sql(Load(key, wanted))
+    snapshot: Snapshot | None = yield from sql(Load(key, wanted))
     for scope, grant in granted.items():
         content = snapshot.content(scope) if snapshot else None
         content = fitting(content, rules) if content else None
@@ -307,7 +297,7 @@ def fetch(key: SessionKey, query: Query, leases: Sequence[ScopeKey], rules: Rule
     if whole and snapshot.session.tag.adopted and rules.cached and not rules.private:
         yield Local(Keep(key, snapshot.session))
     if wanted != query and not query.answered_by(snapshot.session):
-        snapshot = yield from _sql(Load(key, query))
+        snapshot = yield from sql(Load(key, query))
     return Answer(snapshot, "store")
 
 
@@ -390,7 +380,7 @@ def _commit(
     unmasked: list[ScopeKey] = []
     if rules.cached and not rules.private:
         unmasked = [scope for scope in scopes if scope not in marked.acknowledged]
-    outcome = yield from _sql(Write(operation, tuple(unmasked)))
+    outcome = yield from sql(Write(operation, tuple(unmasked)))
     if isinstance(outcome, Unknown):
         # It may be stored: the masks stay until they expire, entry and all (R5).
         for scope in scopes:
@@ -411,7 +401,7 @@ def _publish(commands: list[Apply | Drop], rules: Rules) -> Steps[None]:
     """Step 3: shows the cache what was committed. Losing any of it costs a miss."""
     for command in commands:
         if rules.wait_apply:
-            yield from _ask(command)
+            yield from ask(command)
         else:
             yield Later(command)
 
@@ -449,16 +439,22 @@ def append(operation: Append, rules: Rules) -> Steps[AppendOutcome | None]:
         yield from _release(marked, but=session)
         # Before the caller hears of it, so that its reload is not this entry again (R23).
         if rules.cached:
-            yield from _ask(Drop(session, marked.token, outcome.current))
+            yield from ask(Drop(session, marked.token, outcome.current))
     elif isinstance(outcome, Missing):
         yield Local(Observed(session, None, began))
         yield from _release(marked, but=session)
         if rules.cached:
-            yield from _ask(Drop(session, marked.token, None))
+            yield from ask(Drop(session, marked.token, None))
+    elif isinstance(outcome, Already):
+        # The caller is told that it is stored: its next read must show it. The attempt that stored
+        # it may have lost its masks, so an older entry goes, and of shared scopes SQL is asked.
+        yield Local(Observed(session, outcome.tag, began))
+        for scope in operation.scopes[1:]:
+            yield Local(Wrote(scope, None))
+        yield from _release(marked, but=session)
+        if session in marked.acknowledged:
+            yield Later(Drop(session, marked.token, outcome.tag))
     elif not isinstance(outcome, Unknown | Failed):
-        if isinstance(outcome, Already):
-            # The caller is told that it is stored: its next read must show it.
-            yield Local(Observed(session, outcome.tag, began))
         yield from _release(marked)
     return outcome
 
@@ -542,51 +538,3 @@ def delete(operation: Delete, rules: Rules) -> Steps[DeleteOutcome | None]:
         if session in marked.acknowledged:
             yield from _publish([Drop(session, marked.token, None)], rules)
     return outcome
-
-
-def sweep(rules: Rules) -> Steps[Swept]:
-    """Deletes sessions that have expired, each as any deletion, if it has still expired by then.
-
-    A locked one is left for the next sweep; after a few failures so is the rest.
-    """
-    keys: Sequence[SessionKey] = yield from _sql(ReadExpired())
-    deleted, failures = 0, 0
-    failed: Failed | Unknown | None = None
-    for key in keys:
-        outcome = yield from delete(Delete(key, only_expired=True), rules)
-        if isinstance(outcome, Failed | Unknown):
-            failed, failures = outcome, failures + 1
-        elif outcome:
-            deleted += 1
-        # A connection that broke in a commit serves no other deletion.
-        if outcome is None or isinstance(outcome, Unknown) or failures == _FAILURES:
-            break
-    return Swept(len(keys), deleted, failed)
-
-
-def drain() -> Steps[int | None]:
-    """Carries recorded invalidations to the cache. None: another process does, or no cache.
-
-    No row is locked: a drainer that held one would block the writer recording it again. A row is
-    deleted only with the stamp that was read, so an invalidation recorded meanwhile stays.
-    """
-    elected = yield from _ask(Elect())
-    if elected is not True:
-        return None
-    rows: Sequence[OutboxRow] = yield from _sql(ReadOutbox())
-    done: list[OutboxRow] = []
-    for first in range(0, len(rows), _DROPS):
-        asked: dict[int, OutboxRow] = {}
-        for row in rows[first : first + _DROPS]:
-            asked[(yield Send(Drop(row.scope, None, row.tag)))] = row
-        while asked:
-            got = yield Wait(tuple(asked), Timer.CACHE)
-            if not isinstance(got, Reply):
-                break
-            row = asked.pop(got.handle)
-            if not isinstance(got.value, Unavailable):
-                done.append(row)
-    if done:
-        yield from _sql(ForgetOutbox(tuple(done)))
-    return len(done)
-

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import secrets
 import sys
 import time
@@ -46,24 +45,25 @@ from ..records import (
     SessionKey,
     Snapshot,
     Stale,
+    Tags,
     Unknown,
 )
 from ..store.base import SessionStore
-from . import protocol, steps
+from . import chores, protocol, steps
 from .breaker import Breaker
 from .calls import CacheCalls, Call
 from .decoded import DecodedSessions
 from .flights import Flight, Flights
 from .floors import Floors
+from .namespace import Namespace
+from .sampler import Sampler
 from .steps import Answer, Ended, Reply, Rules, Steps, Swept, Timer, Wait
+from .upkeep import OUTBOX_BATCH, SWEEP_BATCH, Upkeep
 
 T = TypeVar("T")
 logger = logging.getLogger("tiered_sessions")
 
 _POLL = 0.005
-_NAMESPACE_LIFE = 5.0
-_OUTBOX_BATCH = 500
-_SWEEP_BATCH = 100
 _CLOSED = "The service was closed while this call was under way, or before it"
 
 _SOURCES = {
@@ -123,12 +123,17 @@ class SessionTier:
         self._reads = asyncio.Semaphore(config.store_reads)
         self._preparing = asyncio.Lock()
         self._prepared = False
-        self._namespace_read = 0.0
-        self._sweep_at = float("inf")
-        self._sweep_timer: asyncio.TimerHandle | None = None
-        self._maintenance: asyncio.Task[None] | None = None
         self._closed = False
-        self._validate_until: float | None = None
+        self._namespace: Namespace | None = None
+        if cache is not None:
+            self._namespace = Namespace(store, cache, self._breaker, clock, self._forget)
+        self._sampler: Sampler | None = None
+        # A private cache is checked at every hit anyway.
+        if cache is not None and cache.shared and config.sample_rate:
+            self._sampler = Sampler(
+                cache, self._load, self._tags, config, self._breaker, self._metrics, clock
+            )
+        self._upkeep = Upkeep(self._drain, self._sweep, config, clock)
         self._writes: set[asyncio.Task[Any]] = set()
         # A token must differ from every other process's, and from this one's own (R6).
         self._process = secrets.token_hex(6)
@@ -146,13 +151,10 @@ class SessionTier:
             if self._prepared:
                 return
             await self._store.prepare()
-            if self._cache is not None:
-                await self._read_namespace(self._cache)
-            self._plan_sweep()
-            if self._cache is not None and self._cache.shared:
-                self._maintenance = asyncio.create_task(self._maintain(self._cache))
-            else:
-                self._await_sweep()
+            if self._namespace is not None:
+                await self._namespace.read()
+            shared = self._cache is not None and self._cache.shared
+            self._upkeep.start(self._namespace if shared else None)
             self._prepared = True
 
     async def get(self, key: SessionKey, query: Query) -> Snapshot | None:
@@ -161,6 +163,7 @@ class SessionTier:
         call = Call(self._config.cache_budget)
         answer = await self._perform(protocol.read(key, query, self._rules), call)
         self._metrics.count(_SOURCES[answer.source])
+        self._sample(key)
         return answer.snapshot
 
     async def append(self, append: Append) -> Committed | Already:
@@ -174,6 +177,7 @@ class SessionTier:
         """
         outcome: AppendOutcome = await self._write(protocol.append(append, self._rules))
         if isinstance(outcome, Committed | Already):
+            self._sample(append.key)
             return outcome
         if isinstance(outcome, Stale):
             raise StaleSessionError
@@ -195,6 +199,7 @@ class SessionTier:
         """
         outcome: CreateOutcome = await self._write(protocol.create(create, self._rules))
         if isinstance(outcome, Snapshot):
+            self._sample(create.key)
             return outcome
         if isinstance(outcome, Exists | Expired):
             raise SessionExistsError(f"Session with id {create.key.session_id} already exists.")
@@ -208,14 +213,21 @@ class SessionTier:
         """
         outcome: DeleteOutcome = await self._write(protocol.delete(steps.Delete(key), self._rules))
         if isinstance(outcome, bool):
+            self._sample(key)
             return outcome
         raise _error(outcome)
 
     async def sessions(self, app_name: str, user_id: str | None) -> Sequence[Snapshot]:
         """Lists sessions without their events, always from SQL."""
         await self.prepare()
+        began = self._floors.began()
         async with self._reads:
-            return await self._store.sessions(app_name, user_id)
+            found = await self._store.sessions(app_name, user_id)
+        # A later read shows no less than the list did (I6).
+        parts = {scope: listed.content(scope) for listed in found for scope in listed.key.scopes}
+        for scope, part in parts.items():
+            self._floors.observed(scope, part.tag if part else None, began)
+        return found
 
     async def count(self, app_name: str, user_id: str | None) -> int:
         """Counts sessions, always in SQL."""
@@ -241,7 +253,7 @@ class SessionTier:
             deleted += swept.deleted
             if swept.failed is not None:
                 raise _error(swept.failed)
-            if swept.found < _SWEEP_BATCH or not swept.deleted:
+            if swept.found < SWEEP_BATCH or not swept.deleted:
                 return deleted
 
     async def flush(self) -> None:
@@ -251,8 +263,9 @@ class SessionTier:
     async def close(self) -> None:
         """Waits within `close_timeout` for writes under way and the cache; ends and closes the rest."""
         self._closed = True
-        if self._sweep_timer is not None:
-            self._sweep_timer.cancel()
+        self._upkeep.stop()
+        if self._sampler is not None:
+            self._sampler.stop()
         try:
             async with asyncio.timeout(self._config.close_timeout):
                 if self._writes:
@@ -262,12 +275,12 @@ class SessionTier:
         except TimeoutError:
             logger.warning("closed before the cache was told of every write; masks will expire")
         tasks: list[asyncio.Task[Any]] = [*self._flights.tasks, *self._calls.tasks]
-        if self._maintenance is not None:
-            tasks.append(self._maintenance)
+        if self._sampler is not None:
+            tasks += self._sampler.tasks
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._maintenance = None
+        await self._upkeep.cancel()
         if self._cache is not None and self._owns_cache:
             await self._cache.close()
         await self._store.close()
@@ -346,9 +359,9 @@ class SessionTier:
                 case steps.ReadTags(key):
                     return await self._store.tags(key)
                 case steps.ReadExpired():
-                    return await self._store.expired(_SWEEP_BATCH)
+                    return await self._store.expired(SWEEP_BATCH)
                 case steps.ReadOutbox():
-                    return await self._store.outbox(_OUTBOX_BATCH)
+                    return await self._store.outbox(OUTBOX_BATCH)
                 case steps.ForgetOutbox(rows):
                     await self._store.outbox_done(rows)
                     self._metrics.count(counters.OUTBOX_DRAINED, len(rows))
@@ -403,7 +416,8 @@ class SessionTier:
             case steps.Known(key):
                 return self._decoded.find(key)
             case steps.Probed():
-                return self._breaker.probed if self._validate_until is None else sys.maxsize
+                doubted = self._namespace is not None and self._namespace.doubted
+                return sys.maxsize if doubted else self._breaker.probed
             case steps.Served(scope, tag):
                 return self._floors.served(scope, tag)
             case steps.Observed(scope, tag, began):
@@ -452,82 +466,29 @@ class SessionTier:
 
     # --- in the background -------------------------------------------------------------------
 
-    async def _read_namespace(self, cache: SessionCache) -> None:
-        namespace = await self._store.namespace()
-        self._namespace_read = self._clock()
-        if namespace != cache.namespace:
-            # Floors and contents speak of entries that nobody can reach any more (R35).
-            self._floors.clear()
-            self._decoded.clear()
-            if self._prepared:
-                # Other processes hear of it later, and until then mask and apply elsewhere.
-                self._validate_until = self._clock() + _NAMESPACE_LIFE + 2
-            cache.namespace = namespace
-
-    async def _trust_again(self, cache: SessionCache) -> None:
-        """Ends the time after a change of namespace: what was validated before it is checked once."""
-        if self._validate_until is not None and self._clock() >= self._validate_until:
-            now = await cache.probe()
-            if isinstance(now, int):
-                self._breaker.probed = now
-                self._validate_until = None
-
-    async def _maintain(self, cache: SessionCache) -> None:
-        """Drains the outbox, if this process is the one elected to, and follows the namespace."""
-        # Not for ever: a driver may swallow the cancellation (wait_for of Python 3.11, when it is done then).
-        while not self._closed:
-            drained = None
-            try:
-                if self._clock() - self._namespace_read >= _NAMESPACE_LIFE:
-                    await self._read_namespace(cache)
-                await self._trust_again(cache)
-                drained = await self._perform(protocol.drain(), Call(float("inf")))
-                if drained is not None and self._clock() >= self._sweep_at:
-                    # A batch at a time, so that draining never waits for long.
-                    await self._sweep_batch()
-            except StoreError as error:
-                logger.debug("the outbox could not be drained now: %s", error)
-            except Exception:
-                logger.exception("draining the outbox failed; it is tried again")
-            await asyncio.sleep(0 if drained == _OUTBOX_BATCH else self._config.outbox_poll)
-
-    def _await_sweep(self) -> None:
-        """Sweeps when it is time, where no shared cache elects one process to do it."""
-        if self._sweep_at < float("inf") and not self._closed:
-            # No task that waits: many a short program leaves its service open.
-            wait = max(0.0, self._sweep_at - self._clock())
-            self._sweep_timer = asyncio.get_running_loop().call_later(wait, self._start_sweep)
-
-    def _start_sweep(self) -> None:
-        self._maintenance = asyncio.create_task(self._sweep_alone())
-
-    async def _sweep_alone(self) -> None:
-        try:
-            await self._sweep_batch()
-        except StoreError as error:
-            logger.debug("expired sessions could not be deleted now: %s", error)
-        except Exception:
-            logger.exception("deleting expired sessions failed; it is tried again")
-        self._await_sweep()
-
-    def _plan_sweep(self) -> None:
-        # Drawn anew each time, so that processes which started together do not sweep together.
-        if self._config.sweep_every:
-            self._sweep_at = self._clock() + self._config.sweep_every * random.uniform(0.5, 1.5)
-
-    async def _sweep_batch(self) -> None:
-        """Deletes one batch; the next is due at once if there is more."""
-        self._plan_sweep()
-        swept = await self._sweep()
-        if swept.failed is not None:
-            logger.debug("an expired session could not be deleted now: %s", swept.failed.error)
-        elif swept.found == _SWEEP_BATCH and swept.deleted:
-            self._sweep_at = self._clock()
+    async def _drain(self) -> int | None:
+        return await self._perform(chores.drain(), Call(float("inf")))
 
     async def _sweep(self) -> Swept:
         # Each deletion may wait for the cache as long as any, together longer than one call may.
-        swept: Swept = await self._write(protocol.sweep(self._rules), float("inf"))
+        swept: Swept = await self._write(chores.sweep(self._rules), float("inf"))
         return swept
+
+    def _sample(self, key: SessionKey) -> None:
+        if self._sampler is not None:
+            self._sampler.offer(key)
+
+    async def _load(self, key: SessionKey, query: Query) -> Snapshot | None:
+        async with self._reads:
+            return await self._store.load(key, query)
+
+    async def _tags(self, key: SessionKey) -> Tags:
+        async with self._reads:
+            return await self._store.tags(key)
+
+    def _forget(self) -> None:
+        self._floors.clear()
+        self._decoded.clear()
 
 
 def _error(outcome: Failed | Unknown) -> Exception:

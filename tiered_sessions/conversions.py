@@ -1,0 +1,91 @@
+"""Between what callers say and what is stored: times, windows, JSON documents."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from .codec import dumps, loads
+from .errors import InvalidValueError
+from .models import EventLike, WindowLike
+from .records import Content, EventRecord, Query
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+def microseconds(seconds: float) -> int:
+    """Returns a time in seconds as stock ADK stores it."""
+    # As stock ADK rounds, so that equal timestamps stay equal.
+    try:
+        return (datetime.fromtimestamp(seconds, UTC) - _EPOCH) // _MICROSECOND
+    except (ValueError, OverflowError, OSError) as error:
+        raise InvalidValueError(f"{seconds!r} is not a time in seconds since 1970") from error
+
+
+def milliseconds(ttl: float | str | None) -> int | None:
+    """Reads a time to live: seconds, or text as Vertex AI's options spell it ("3600s")."""
+    if ttl is None:
+        return None
+    if isinstance(ttl, str):
+        found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,9})?)s", ttl)
+        seconds = float(found[1]) if found else 0.0
+    else:
+        seconds = ttl
+    if isinstance(ttl, bool) or not 0.001 <= seconds < 1e12:
+        raise InvalidValueError(f'ttl must be seconds, as in 3600 or "3600s", not {ttl!r}')
+    return round(seconds * 1000)
+
+
+def now() -> int:
+    """Returns the wall clock: microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+def query_of(window: WindowLike | None) -> Query:
+    """Returns what a window asks for."""
+    if window is None:
+        return Query()
+    limit, after = window.num_recent_events, window.after_timestamp
+    # Releases of google-adk before 2.13 let it pass.
+    if limit is not None and limit < 0:
+        raise InvalidValueError("num_recent_events must not be negative")
+    return Query(limit, microseconds(after) if after else None)
+
+
+def document(value: Mapping[str, Any]) -> bytes:
+    """Writes a JSON object."""
+    try:
+        return dumps(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidValueError(f"The value cannot be written as JSON: {error}") from error
+
+
+def object_of(stored: bytes) -> dict[str, Any]:
+    """Reads a JSON object; anything else is none."""
+    value = loads(stored)
+    return value if isinstance(value, dict) else {}
+
+
+def delta_of(scope: Mapping[str, Any]) -> bytes | None:
+    """Writes what changes in one scope; None: nothing."""
+    return document(scope) if scope else None
+
+
+def rewinds(event: EventLike) -> bool:
+    """Says whether the event takes the session back."""
+    return bool(getattr(event.actions, "rewind_before_invocation_id", None))
+
+
+def shared_state(content: Content | None) -> dict[str, Any]:
+    """Reads the state of a shared scope."""
+    return {} if content is None else object_of(content.state)
+
+
+def stored_event(record: EventRecord) -> dict[str, Any]:
+    """Returns the JSON object of an event, whole."""
+    # The exact time is in the document; the column has microseconds, and foreign rows may lack the rest.
+    return {"timestamp": record.timestamp / 1_000_000, **object_of(record.payload), "id": record.id}

@@ -1,0 +1,481 @@
+"""The generic service that every front door is a binding of."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from types import EllipsisType
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypeVar
+from uuid import uuid4
+
+from .config import TieredConfig
+from .conversions import (
+    delta_of,
+    document,
+    microseconds,
+    milliseconds,
+    now,
+    object_of,
+    query_of,
+    rewinds,
+    shared_state,
+    stored_event,
+)
+from .errors import (
+    ConfigurationError,
+    InvalidValueError,
+    SessionNotFoundError,
+    StaleSessionError,
+    TieredSessionsError,
+)
+from .metrics import Metrics
+from .models import EventLike, SessionLike, WindowLike
+from .rebase import missed
+from .records import (
+    Already,
+    Append,
+    Committed,
+    Create,
+    NewEvent,
+    Query,
+    SessionKey,
+    Snapshot,
+    Tag,
+)
+from .state import TEMP, Scopes, json_safe, merge, split, temporary
+from .windows import Windows
+from .wiring import Wiring
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from .cache.base import SessionCache
+
+
+SessionT = TypeVar("SessionT", bound=SessionLike)
+EventT = TypeVar("EventT", bound=EventLike)
+
+# No row has this tag: the next append of a session that carries it is stale.
+_OUTDATED: Final = Tag(1, -1, 0, -1)
+# How often an append is tried again, and how many events are looked at first to do so.
+_REBASES: Final = 20
+_CATCH_UP: Final = 50
+
+
+class _KeyLocks:
+    """One lock a session for as long as somebody holds it or waits for it."""
+
+    def __init__(self) -> None:
+        self._locks: dict[tuple[int, SessionKey], tuple[asyncio.Lock, int]] = {}
+
+    @asynccontextmanager
+    async def hold(self, key: SessionKey) -> AsyncIterator[None]:
+        # Loops run in threads of their own; a lock of asyncio belongs to one of them.
+        name = (id(asyncio.get_running_loop()), key)
+        lock, users = self._locks.get(name, (None, 0))
+        lock = lock or asyncio.Lock()
+        self._locks[name] = (lock, users + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._locks.pop(name)
+            if users > 1:
+                self._locks[name] = (lock, users - 1)
+
+
+class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
+    """Sessions in SQL with a cache in front, for the session and event types of a binding.
+
+    Args:
+        db_url: Address of the database; default: `TIERED_SESSIONS_DB_URL`, else `DATABASE_URL`, else the
+            SQLite file `tiered_sessions.db` in the working directory.
+        db_engine: An `AsyncEngine` of the caller instead; `close()` leaves it open.
+        cache: Address of a Redis or Valkey, a `redis.asyncio` client, a `SessionCache`, "memory", or None
+            for no cache; default: `TIERED_SESSIONS_REDIS_URL`, else `REDIS_URL`, else "memory".
+        config: The numbers that may be tuned.
+        metrics: Receives the counters.
+        create_tables: Whether missing tables are made on first use.
+        on_conflict: What an append does when others appended since the session was loaded: "raise"
+            `StaleSessionError`, or "rebase": bring the caller's object up to date and append after them.
+        **engine_options: For `create_async_engine` (`pool_size`, `max_overflow`, `echo`, ...).
+
+    Raises:
+        ConfigurationError: Something among these cannot be used.
+    """
+
+    def __init__(
+        self,
+        db_url: str | None = None,
+        db_engine: AsyncEngine | None = None,
+        *,
+        cache: str | SessionCache | object | EllipsisType | None = ...,
+        config: TieredConfig | None = None,
+        metrics: Metrics | None = None,
+        create_tables: bool = True,
+        on_conflict: Literal["raise", "rebase"] = "raise",
+        **engine_options: Any,
+    ) -> None:
+        if on_conflict not in ("raise", "rebase"):
+            raise ConfigurationError(f'on_conflict must be "raise" or "rebase", not {on_conflict!r}')
+        self._rebases = on_conflict == "rebase"
+        self._wiring = Wiring(
+            db_url, db_engine, cache, config or TieredConfig(), metrics, create_tables, engine_options
+        )
+        self._locks = _KeyLocks()
+        window = None if config is None else config.default_window
+        self._windows = None if window is None else Windows(window)
+
+    # --- what a binding says ---------------------------------------------------------------------
+
+    @abstractmethod
+    def _session(
+        self, key: SessionKey, state: dict[str, Any], events: list[EventT], updated: float, tag: Tag
+    ) -> SessionT:
+        """Makes the caller's session object."""
+
+    @abstractmethod
+    def _tag(self, session: SessionT) -> Tag | None:
+        """Returns the tag the object carries, None if it was made by hand."""
+
+    @abstractmethod
+    def _set_tag(self, session: SessionT, tag: Tag) -> None:
+        """Makes the object carry `tag`."""
+
+    @abstractmethod
+    def _encode(self, event: EventT) -> dict[str, Any]:
+        """Returns the JSON object that is stored of an event."""
+
+    @abstractmethod
+    def _decode(self, stored: dict[str, Any]) -> EventT:
+        """Makes the caller's event object."""
+
+    def _translated(self, error: TieredSessionsError) -> Exception:
+        """Returns what the binding's callers catch instead of `error`."""
+        return error
+
+    # --- sessions --------------------------------------------------------------------------------
+
+    async def create_session(
+        self,
+        app_name: str,
+        user_id: str,
+        state: Mapping[str, Any] | None = None,
+        session_id: str | None = None,
+        *,
+        ttl: float | str | None = None,
+        sliding: bool = False,
+    ) -> SessionT:
+        """Creates a session; `app:` and `user:` keys of `state` go to the shared scopes, `temp:` nowhere.
+
+        Args:
+            app_name: Kept verbatim, as are the other ids.
+            user_id: Whose session it is.
+            state: What it begins with.
+            session_id: None: a new uuid4.
+            ttl: Seconds, also as "3600s", after which there is no such session any more; None: it stays.
+            sliding: Whether every append starts the `ttl` anew.
+
+        Raises:
+            SessionExistsError: The user has a session of this id that has not expired.
+            InvalidValueError: An id, the state or `ttl` cannot be stored; nothing was written.
+            CommitOutcomeUnknownError: The connection broke in the commit.
+        """
+        key = SessionKey(app_name, user_id, str(uuid4()) if session_id is None else session_id)
+        with _Translating(self):
+            scopes = split(json_safe(state or {}))
+            create = Create(
+                key,
+                now(),
+                document(scopes.session),
+                delta_of(scopes.user),
+                delta_of(scopes.app),
+                milliseconds(ttl),
+                sliding,
+            )
+            return self._assembled(await self._wiring.tier().create(create))
+
+    async def get_session(
+        self, app_name: str, user_id: str, session_id: str, config: WindowLike | None = None
+    ) -> SessionT | None:
+        """Reads a session: its whole state, and the events `config` asks for.
+
+        Without `config`: all events, or those of the service's `default_window`.
+
+        Returns:
+            An object of the caller's own, or None if there is no such session.
+
+        Raises:
+            StoreUnavailableError: Neither tier may answer.
+        """
+        key = SessionKey(app_name, user_id, session_id)
+        with _Translating(self):
+            if config is None and self._windows is not None:
+                snapshot = await self._windowed(key, self._windows)
+            else:
+                snapshot = await self._wiring.tier().get(key, query_of(config))
+            return None if snapshot is None else self._assembled(snapshot)
+
+    async def _windowed(self, key: SessionKey, windows: Windows) -> Snapshot | None:
+        read: int | None = windows.read
+        while True:
+            snapshot = await self._wiring.tier().get(key, Query(read))
+            if snapshot is None:
+                return None
+            give, read = windows.choose(key, snapshot.session, read)
+            if give is not None:
+                events = Query(give).select(snapshot.session.events)
+                return replace(snapshot, session=replace(snapshot.session, events=events))
+
+    async def _sessions(self, app_name: str, user_id: str | None) -> list[SessionT]:
+        with _Translating(self):
+            snapshots = await self._wiring.tier().sessions(app_name, user_id)
+            return [self._assembled(snapshot) for snapshot in snapshots]
+
+    async def count_sessions(self, app_name: str, user_id: str | None = None) -> int:
+        """Counts the sessions of one user, or of all users of the app."""
+        with _Translating(self):
+            return await self._wiring.tier().count(app_name, user_id)
+
+    async def delete_session(self, app_name: str, user_id: str, session_id: str) -> None:
+        """Deletes a session and its events, not the shared state. An unknown id is no error."""
+        with _Translating(self):
+            await self._wiring.tier().delete(SessionKey(app_name, user_id, session_id))
+
+    async def delete_expired(self) -> int:
+        """Deletes what has expired now, instead of within `sweep_every`; returns how many sessions it was.
+
+        Raises:
+            StoreError: One of them could not be deleted.
+        """
+        with _Translating(self):
+            return await self._wiring.tier().delete_expired()
+
+    async def get_user_state(self, app_name: str, user_id: str) -> dict[str, Any]:
+        """Reads what all sessions of a user share, keys without `user:`; empty if there is nothing."""
+        with _Translating(self):
+            return object_of(await self._wiring.tier().user_state(app_name, user_id))
+
+    # --- writing to a session --------------------------------------------------------------------
+
+    async def append_event(self, session: SessionT, event: EventT) -> EventT:
+        """Stores an event and its state changes, durably, and brings `session` up to date.
+
+        A `partial` event is returned untouched. `temp:` keys of its delta go to `session.state` and out of
+        the delta, even if storing fails. An event that is stored already, with the same id and content, is
+        not stored twice.
+
+        Raises:
+            StaleSessionError: The stored session was changed since `session` was loaded; nothing was written.
+            SessionNotFoundError: There is no such session.
+            EventIdConflictError: An event of this id with other content is stored.
+            InvalidValueError: The event cannot be stored; nothing was written.
+            CommitOutcomeUnknownError: It may be stored: append the same event again.
+        """
+        await self.append_events(session, (event,))
+        return event
+
+    async def append_events(self, session: SessionT, events: Sequence[EventT]) -> list[EventT]:
+        """Stores several events together or not at all; otherwise as `append_event`."""
+        whole = [event for event in events if not event.partial]
+        for event in whole:
+            if not event.id:
+                event.id = str(uuid4())
+            self._keep_temporary(session, event)
+        if whole:
+            with _Translating(self):
+                if self._windows is not None and any(rewinds(event) for event in whole):
+                    await self._refuse_part(session)
+                await self._append(session, whole)
+        return list(events)
+
+    async def _refuse_part(self, session: SessionT) -> None:
+        # Who computes a rewind from part of the history sets every key it does not see to None.
+        held = len(session.events)
+        key = SessionKey(session.app_name, session.user_id, session.id)
+        found = await self._wiring.tier().get(key, Query(held + 1))
+        if found is not None and len(found.session.events) > held:
+            raise InvalidValueError(
+                "A rewind needs the whole history, and this session object holds only the default window "
+                "of it; nothing was written. Rewind through a service without default_window"
+            )
+
+    def _keep_temporary(self, session: SessionT, event: EventT) -> None:
+        delta = event.actions.state_delta
+        kept = temporary(delta)
+        if kept:
+            session.state.update(kept)
+            event.actions.state_delta = {k: v for k, v in delta.items() if not k.startswith(TEMP)}
+
+    async def _append(self, session: SessionT, events: list[EventT]) -> None:
+        delta: dict[str, Any] = {}
+        records = []
+        for event in events:
+            stored = self._encode(event)
+            delta |= json_safe(event.actions.state_delta)
+            records.append(
+                NewEvent(event.id, event.invocation_id, microseconds(event.timestamp), document(stored))
+            )
+        key = SessionKey(session.app_name, session.user_id, session.id)
+        async with self._locks.hold(key):
+            written = await self._write(
+                session, key, split(delta), records[-1].timestamp, tuple(records)
+            )
+            # Repeating an append that is in the object already must not show it twice.
+            again = isinstance(written, Already)
+            known = {event.id for event in session.events} if again else set()
+            for event in events:
+                if event.id not in known:
+                    session.state.update(event.actions.state_delta)
+                    session.events.append(event)
+
+    async def merge_state(self, session: SessionT, delta: Mapping[str, Any]) -> None:
+        """Changes keys of the state, all scopes, without an event. Errors as `append_event`."""
+        with _Translating(self):
+            safe = json_safe(delta)
+            key = SessionKey(session.app_name, session.user_id, session.id)
+            async with self._locks.hold(key):
+                await self._write(session, key, split(safe), now())
+                session.state.update(safe)
+
+    async def replace_state(self, session: SessionT, state: Mapping[str, Any]) -> None:
+        """Makes `state` the session's whole own state; shared scopes are merged into. Without an event."""
+        with _Translating(self):
+            safe = json_safe(state)
+            scopes = split(safe)
+            key = SessionKey(session.app_name, session.user_id, session.id)
+            async with self._locks.hold(key):
+                await self._write(session, key, scopes, now(), replace_state=True)
+                shared = split(session.state)
+                session.state = merge(
+                    scopes.session, shared.user | scopes.user, shared.app | scopes.app
+                ) | temporary(safe)
+
+    async def _write(
+        self,
+        session: SessionT,
+        key: SessionKey,
+        delta: Scopes,
+        update_time: int,
+        events: tuple[NewEvent, ...] = (),
+        *,
+        replace_state: bool = False,
+    ) -> Committed | Already:
+        """Stores, and makes the object's tag and time those of the row."""
+        tag = self._tag(session)
+        append = Append(
+            key,
+            await self._guessed(session, key) if tag is None else tag,
+            update_time,
+            events,
+            document(delta.session) if delta.session or replace_state else None,
+            delta_of(delta.user),
+            delta_of(delta.app),
+            replace_state,
+        )
+        written = await self._stored(session, append)
+        # Who holds the row's tag, or the last event, has missed nothing; who repeats an older event has.
+        current = isinstance(written, Committed) or written.latest or written.tag == append.expected
+        self._set_tag(session, written.tag if current else _OUTDATED)
+        session.last_update_time = written.tag.update_time / 1_000_000
+        return written
+
+    async def _stored(self, session: SessionT, append: Append) -> Committed | Already:
+        rounds = _REBASES if self._rebases and not append.replace_state else 0
+        for _ in range(rounds):
+            try:
+                return await self._wiring.tier().append(append)
+            except StaleSessionError:
+                append = replace(append, expected=await self._catch_up(session, append.key))
+        return await self._wiring.tier().append(append)
+
+    async def _catch_up(self, session: SessionT, key: SessionKey) -> Tag:
+        """Adds to the object what others stored since it was loaded; returns its tag then.
+
+        Events go to its end. Stored values win over the object's; keys only the object has stay.
+        """
+        read = _CATCH_UP
+        held = {event.id for event in session.events}
+        last = session.events[-1].id if session.events else None
+        while True:
+            found = await self._wiring.tier().get(key, Query(read))
+            if found is None:
+                raise SessionNotFoundError(f"Session {key.session_id} not found.")
+            whole = len(found.session.events) < read
+            events = missed(self._tag(session), last, held, found.session, whole=whole)
+            if events is not None:
+                break
+            read *= 4
+        current = self._assembled(replace(found, session=replace(found.session, events=tuple(events))))
+        # In place: agents under way hold these very containers.
+        session.events.extend(current.events)
+        session.state.update(current.state)
+        session.last_update_time = current.last_update_time
+        self._set_tag(session, found.session.tag)
+        return found.session.tag
+
+    async def _guessed(self, session: SessionT, key: SessionKey) -> Tag:
+        """Returns the tag to expect for an object made by hand, by stock ADK's rule.
+
+        An answer from the cache may be old: then its tag is, and the append is stale.
+        """
+        found = await self._wiring.tier().get(key, Query(limit=1))
+        if found is None:
+            raise SessionNotFoundError(f"Session {key.session_id} not found.")
+        newest = [event.id for event in found.session.events]
+        held = [event.id for event in session.events[-1:]]
+        later = found.session.tag.update_time > microseconds(session.last_update_time)
+        return _OUTDATED if later and newest != held else found.session.tag
+
+    # --- life cycle ------------------------------------------------------------------------------
+
+    @property
+    def db_engine(self) -> AsyncEngine:
+        """The SQLAlchemy engine of the running event loop (before there is one: of the first)."""
+        return self._wiring.engine
+
+    async def prepare_tables(self) -> None:
+        """Makes the tables, or adopts stock ADK's, now instead of on first use. Safe to repeat."""
+        with _Translating(self):
+            await self._wiring.tier().prepare()
+
+    async def flush(self) -> None:
+        """Waits until the cache has been told of every write that returned."""
+        await self._wiring.flush()
+
+    async def close(self) -> None:
+        """Flushes within `close_timeout`, ends background tasks and closes what the service opened."""
+        await self._wiring.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    # --- from records to the caller's objects ----------------------------------------------------
+
+    def _assembled(self, snapshot: Snapshot) -> SessionT:
+        content = snapshot.session
+        state = merge(object_of(content.state), shared_state(snapshot.user), shared_state(snapshot.app))
+        events = [self._decode(stored_event(record)) for record in content.events]
+        return self._session(snapshot.key, state, events, content.tag.update_time / 1_000_000, content.tag)
+
+
+class _Translating:
+    """Raises the binding's errors instead of this package's."""
+
+    def __init__(self, service: BaseTieredSessionService[Any, Any]) -> None:
+        self._service = service
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, TieredSessionsError):
+            translated = self._service._translated(error)
+            if translated is not error:
+                raise translated from error
