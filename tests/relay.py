@@ -11,14 +11,19 @@ import asyncio
 import contextlib
 import socket
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import Self
 from urllib.parse import urlsplit
 
 from tests.servers import with_port
+from tests.wire import READERS, Reader, is_upkeep
 
+PORTS = {"postgresql": 5432, "mysql": 3306, "redis": 6379}
 SSL_REQUEST = struct.pack("!II", 8, 80877103)
+# A relay that runs for hours forgets its oldest flights.
+FLIGHTS = 100_000
 
 
 @dataclass
@@ -30,137 +35,13 @@ class Flight:
         commands: SQL texts or Redis commands executed, in order; a prepared statement shows the
             text it was made from. Protocol steps without execution are in angle brackets.
         size: Bytes sent.
+        answered: Whether a reply was passed on.
     """
 
     connection: int
     commands: list[str] = field(default_factory=list)
     size: int = 0
-
-
-class Reader(Protocol):
-    """Takes what a client sends, in pieces, and returns the commands that became complete."""
-
-    def feed(self, data: bytes) -> list[str]: ...
-
-
-class PostgresqlReader:
-    """Reads the frontend messages of PostgreSQL's protocol 3."""
-
-    def __init__(self) -> None:
-        self._buffer = b""
-        self._greeted = False
-        self._prepared: dict[bytes, str] = {}
-        self._bound = ""
-
-    def feed(self, data: bytes) -> list[str]:
-        self._buffer += data
-        commands: list[str] = []
-        while True:
-            # Only the first messages of a connection come without a type byte.
-            offset = 1 if self._greeted else 0
-            if len(self._buffer) < offset + 4:
-                return commands
-            (length,) = struct.unpack_from("!I", self._buffer, offset)
-            if len(self._buffer) < offset + length:
-                return commands
-            kind = self._buffer[:offset]
-            body = self._buffer[offset + 4 : offset + length]
-            self._buffer = self._buffer[offset + length :]
-            if not self._greeted:
-                self._greeted = body[:4] == struct.pack("!I", 0x00030000)
-                commands.append("<startup>")
-                continue
-            command = self._message(kind, body)
-            if command is not None:
-                commands.append(command)
-
-    def _message(self, kind: bytes, body: bytes) -> str | None:
-        if kind == b"Q":
-            return body.rstrip(b"\0").decode()
-        if kind == b"P":
-            name, text = body.split(b"\0")[:2]
-            self._prepared[name] = text.decode()
-            return f"<prepare> {text.decode()}"
-        if kind == b"B":
-            self._bound = self._prepared.get(body.split(b"\0")[1], "")
-            return None
-        return self._bound if kind == b"E" else {b"p": "<password>", b"X": "<quit>"}.get(kind)
-
-
-MYSQL_COMMANDS = {1: "<quit>", 14: "<ping>", 22: "<prepare>", 23: "<execute>", 31: "<reset>"}
-
-
-class MysqlReader:
-    """Reads the command packets of MySQL's protocol: texts of queries, names of the rest."""
-
-    def __init__(self) -> None:
-        self._buffer = b""
-
-    def feed(self, data: bytes) -> list[str]:
-        self._buffer += data
-        commands: list[str] = []
-        while len(self._buffer) >= 4:
-            length = int.from_bytes(self._buffer[:3], "little")
-            if len(self._buffer) < 4 + length:
-                break
-            number, body = self._buffer[3], self._buffer[4 : 4 + length]
-            self._buffer = self._buffer[4 + length :]
-            if number:
-                commands.append("<startup>")
-            elif body[:1] == b"\x03":
-                commands.append(body[1:].decode(errors="replace"))
-            else:
-                commands.append(MYSQL_COMMANDS.get(body[0], f"<{body[0]}>"))
-        return commands
-
-
-class RedisReader:
-    """Reads arrays of bulk strings: a command with its first argument."""
-
-    def __init__(self) -> None:
-        self._buffer = b""
-
-    def feed(self, data: bytes) -> list[str]:
-        self._buffer += data
-        commands: list[str] = []
-        while (parsed := self._array()) is not None:
-            words, used = parsed
-            self._buffer = self._buffer[used:]
-            commands.append(b" ".join([words[0].upper(), *words[1:2]]).decode(errors="replace"))
-        return commands
-
-    def _array(self) -> tuple[list[bytes], int] | None:
-        head, found, _ = self._buffer.partition(b"\r\n")
-        if not found:
-            return None
-        position = len(head) + 2
-        words = []
-        for _ in range(int(head[1:])):
-            end = self._buffer.find(b"\r\n", position)
-            if end < 0:
-                return None
-            length = int(self._buffer[position + 1 : end])
-            position = end + 2 + length + 2
-            if len(self._buffer) < position:
-                return None
-            words.append(self._buffer[end + 2 : end + 2 + length])
-        return words, position
-
-
-READERS: dict[str, Callable[[], Reader]] = {
-    "postgresql": PostgresqlReader,
-    "mysql": MysqlReader,
-    "redis": RedisReader,
-}
-PORTS = {"postgresql": 5432, "mysql": 3306, "redis": 6379}
-# What keeps a connection usable and is no work of the call: counted apart.
-UPKEEP = ["BEGIN", "ROLLBACK", "COMMIT", "START TRANSACTION", "PING", "HELLO", "CLIENT", "AUTH", "INFO"]
-
-
-def is_upkeep(command: str) -> bool:
-    """Returns whether a command is transaction control, a ping or a greeting."""
-    text = command.upper().rstrip("; ")
-    return text.startswith("<") or any(text == word or text.startswith(f"{word} ") for word in UPKEEP)
+    answered: bool = False
 
 
 def reset(writer: asyncio.StreamWriter) -> None:
@@ -178,6 +59,7 @@ class Relay:
         url: The server's URL, leading through the relay.
         flights: Everything clients sent, by round trip, in order.
         held: Flights that `hold_requests()` or `hold_replies()` holds back now.
+        injected: How often each fault met traffic: "delayed", "held", "swallowed", "refused", "reset".
         request_delay: Seconds each piece waits on its way to the server.
         reply_delay: Seconds each piece waits on its way back.
     """
@@ -202,6 +84,7 @@ class Relay:
         self.url = ""
         self.flights: list[Flight] = []
         self.held: list[Flight] = []
+        self.injected: Counter[str] = Counter()
         self.request_delay = 0.0
         self.reply_delay = 0.0
         self.heal()
@@ -240,6 +123,11 @@ class Relay:
         async with self.arrived:
             await self.arrived.wait_for(lambda: seen(self.flights))
 
+    async def until(self, reached: Callable[[], bool]) -> None:
+        """Returns once `reached` is true, looking after each flight and each fault that met one."""
+        async with self.arrived:
+            await self.arrived.wait_for(reached)
+
     # -- faults --
 
     def black_hole(self, *, requests: bool = True, replies: bool = True) -> None:
@@ -275,6 +163,7 @@ class Relay:
         """Cuts every open connection with a TCP reset."""
         for writer in self._connections:
             reset(writer)
+        self.injected["reset"] += len(self._connections) // 2
         self._connections.clear()
 
     def swallow_next_reply(self) -> None:
@@ -286,6 +175,7 @@ class Relay:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._refuse:
             reset(writer)
+            await self._met("refused")
             return
         try:
             upstream, upstream_writer = await asyncio.open_connection(self._host, self._port)
@@ -301,16 +191,28 @@ class Relay:
 
     async def _pass(self, direction: str, delay: float) -> None:
         if delay:
+            await self._met("delayed")
             await asyncio.sleep(delay)
-        await self._open[direction].wait()
+        if not self._open[direction].is_set():
+            await self._met("held")
+            await self._open[direction].wait()
+
+    async def _met(self, fault: str) -> None:
+        self.injected[fault] += 1
+        async with self.arrived:
+            self.arrived.notify_all()
 
     async def _hold_back(self, direction: str, flight: Flight) -> None:
         text = self._hold[direction]
-        if text and any(text in command for command in flight.commands if not is_upkeep(command)):
+        if text and any(text in c for c in flight.commands if not c.startswith("<")):
             self.held.append(flight)
-            async with self.arrived:
-                self.arrived.notify_all()
+            await self._met("held")
             await self._released.wait()
+
+    def _remember(self, flight: Flight) -> None:
+        if len(self.flights) >= FLIGHTS:
+            del self.flights[: FLIGHTS // 2]
+        self.flights.append(flight)
 
     async def _record(self, flight: Flight, commands: list[str], size: int) -> None:
         flight.commands += commands
@@ -348,7 +250,7 @@ class Link:
                     continue
                 if self._answered:
                     self._flight = Flight(self._number)
-                    self._relay.flights.append(self._flight)
+                    self._relay._remember(self._flight)
                     self._answered = False
                 await self._relay._record(self._flight, self._reader.feed(data), len(data))
                 await self._relay._hold_back("request", self._flight)
@@ -364,10 +266,11 @@ class Link:
                 if self._relay._swallow:
                     self._relay._swallow = False
                     reset(self._client)
+                    await self._relay._met("swallowed")
                     break
                 await self._relay._hold_back("reply", self._flight)
                 await self._relay._pass("reply", self._relay.reply_delay)
-                self._answered = True
+                self._answered = self._flight.answered = True
                 self._client.write(data)
                 await self._client.drain()
         self._close()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         SchemaMismatchError,
         SessionExistsError,
         SessionNotFoundError,
+        SharedEventChangedError,
         StaleSessionError,
         StoreError,
         StoreUnavailableError,
@@ -41,6 +42,7 @@ _HOMES = {
         "SchemaMismatchError",
         "SessionExistsError",
         "SessionNotFoundError",
+        "SharedEventChangedError",
         "StaleSessionError",
         "StoreError",
         "StoreUnavailableError",
@@ -76,6 +78,7 @@ __all__ = [  # noqa: RUF022 (the front door first)
     "SchemaMismatchError",
     "StoreUnavailableError",
     "PoolTimeoutError",
+    "SharedEventChangedError",
     "CacheError",
 ]
 

@@ -122,9 +122,10 @@ class TieredSessionService(BaseTieredSessionService[Session, Event], BaseSession
             app_name=key.app_name,
             user_id=key.user_id,
             state=state,
-            events=events,
             last_update_time=updated,
         )
+        # Afterwards, as validation would walk over all of them.
+        session.events = events
         self._set_tag(session, tag)
         return session
 

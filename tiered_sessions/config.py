@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from .errors import ConfigurationError
 
@@ -31,7 +32,13 @@ class TieredConfig:
         lease_life: How long one process may take to fill an entry.
         outbox_poll: How often recorded invalidations are drained.
         sweep_every: How often expired sessions are deleted, give or take a half; 0: never by itself.
-        decoded_bytes: Memory for sessions kept in process; 0 keeps none.
+        decoded_bytes: Memory for decoded events kept in process, and a quarter of it more for their
+            JSON; 0 keeps none.
+        shared_events: Whether readers in one process are given the same event objects ("on"). A session
+            object, its list of events and its state are always the caller's own; an event that was read
+            is to be left as it is, as stored events are, or copied first. "check" finds who does not
+            (`SharedEventChangedError`), at the price of reading every event again. "off": each reader
+            is given events of its own, decoded each time.
         store_reads: How many reads of one process may be in the database at once.
         close_timeout: How long `close()` waits for writes under way.
         sample_rate: Which share of the calls is followed by comparisons of cache and SQL, counted as
@@ -57,7 +64,8 @@ class TieredConfig:
     lease_life: float = 2.0
     outbox_poll: float = 0.5
     sweep_every: float = 60.0
-    decoded_bytes: int = 64 * MIB
+    decoded_bytes: int = 128 * MIB
+    shared_events: Literal["on", "off", "check"] = "on"
     store_reads: int = 32
     close_timeout: float = 5.0
     sample_rate: float = 0.001
@@ -67,11 +75,15 @@ class TieredConfig:
     def __post_init__(self) -> None:
         for name in self.__slots__:
             value = getattr(self, name)
-            if value is not None and value < 0:
+            if isinstance(value, int | float) and value < 0:
                 raise ConfigurationError(f"{name} must not be negative, not {value!r}")
         for name in ("window_events", "idle_ttl", "max_age", "lease_life", "outbox_poll", "store_reads"):
             if not getattr(self, name):
                 raise ConfigurationError(f"{name} must be more than 0")
+        if self.shared_events not in ("on", "off", "check"):
+            raise ConfigurationError(
+                f'shared_events must be "on", "off" or "check", not {self.shared_events!r}'
+            )
         if self.sample_rate > 1:
             raise ConfigurationError("sample_rate must not be more than 1")
         if self.default_window == 0:

@@ -45,6 +45,7 @@ from .records import (
     Snapshot,
     Tag,
 )
+from .shared_events import SharedEvents
 from .state import TEMP, Scopes, json_safe, merge, split, temporary
 from .windows import Windows
 from .wiring import Wiring
@@ -126,6 +127,12 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
             db_url, db_engine, cache, config or TieredConfig(), metrics, create_tables, engine_options
         )
         self._locks = _KeyLocks()
+        sharing = config or TieredConfig()
+        self._events = SharedEvents(
+            lambda record: self._decode(stored_event(record)),
+            0 if sharing.shared_events == "off" else sharing.decoded_bytes,
+            checked=sharing.shared_events == "check",
+        )
         window = None if config is None else config.default_window
         self._windows = None if window is None else Windows(window)
 
@@ -461,7 +468,7 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
     def _assembled(self, snapshot: Snapshot) -> SessionT:
         content = snapshot.session
         state = merge(object_of(content.state), shared_state(snapshot.user), shared_state(snapshot.app))
-        events = [self._decode(stored_event(record)) for record in content.events]
+        events = self._events.of(snapshot.key, content.events)
         return self._session(snapshot.key, state, events, content.tag.update_time / 1_000_000, content.tag)
 
 

@@ -63,5 +63,9 @@ class PoolTimeoutError(StoreUnavailableError):
     """No database connection became free; raise pool_size, max_overflow or pool_timeout."""
 
 
+class SharedEventChangedError(TieredSessionsError):
+    """A caller changed an event that other readers are given too; found with `shared_events="check"`."""
+
+
 class CacheError(TieredSessionsError):
     """The cache failed. Never leaves the tier: a cache fault costs time, not correctness (I7)."""

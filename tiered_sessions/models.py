@@ -172,6 +172,8 @@ class EventLike(Protocol):
     @property
     def actions(self) -> ActionsLike: ...
 
+    def model_dump_json(self) -> str: ...
+
 
 class SessionLike(Protocol):
     """What the service reads and writes of a session."""

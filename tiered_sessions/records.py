@@ -179,6 +179,16 @@ class Append:
         user = (key.user,) if self.user_delta is not None else ()
         return (key.session, *app, *user)
 
+    @property
+    def shareable(self) -> bool:
+        """Whether one statement may store it with appends to other sessions.
+
+        More events than one could be stored in part, and a row of a shared scope cannot be changed
+        twice by a statement.
+        """
+        alone = self.expected is None or not self.expected.adopted or len(self.scopes) > 1
+        return len(self.events) == 1 and not alone
+
 
 @dataclass(frozen=True, slots=True)
 class Create:

@@ -89,6 +89,7 @@ async def make(
     """Makes services over one database and one cache, as processes of a fleet would; closes them."""
     from google.adk.sessions import DatabaseSessionService
 
+    from tiered_sessions import TieredConfig
     from tiered_sessions.adk import TieredSessionService
 
     async with contextlib.AsyncExitStack() as stack:
@@ -97,6 +98,7 @@ async def make(
             if implementation == "stock":
                 service: Any = DatabaseSessionService(db_url, **options)
             else:
+                options = {"config": TieredConfig(shared_events="check"), **options}
                 service = TieredSessionService(db_url, cache=cache_address, **options)
             stack.push_async_callback(service.close)
             return service

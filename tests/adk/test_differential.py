@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 from tests.adk.conformance import event
 from tests.servers import STORES
+from tiered_sessions import TieredConfig
 from tiered_sessions.adk import TieredSessionService
 
 # "warm" and "cold": a Valkey of the run's own; cold is emptied before every operation.
@@ -193,7 +194,8 @@ def sides(
             client = stack.enter_context(contextlib.closing(redis.Redis.from_url(cache)))
             before = client.flushall if cache_name == "cold" else before
         stock = [DatabaseSessionService(database("stock", store)) for _ in range(2)]
-        ours = [TieredSessionService(database("ours", store), cache=cache) for _ in range(2)]
+        checked = TieredConfig(shared_events="check")
+        ours = [TieredSessionService(database("ours", store), cache=cache, config=checked) for _ in range(2)]
         for service in (*stock, *ours):
             stack.callback(lambda service=service: loop.run(service.close()))
         yield stock, ours, before

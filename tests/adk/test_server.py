@@ -25,6 +25,7 @@ from google.adk.sessions.base_session_service import GetSessionConfig
 from tests import servers
 from tests.adk.scripted import Normaliser, Recorder, as_text, databases
 from tests.processes import dying_with_us, tail, wait_until_ready
+from tiered_sessions import TieredConfig
 from tiered_sessions.adk import TieredSessionService, create_session_service, register
 
 pytestmark = [
@@ -139,7 +140,7 @@ async def test_rest_and_sse_answer_as_with_stock(urls: dict[str, str], cache: st
         service = (
             DatabaseSessionService(db_url=urls[who])
             if who == "stock"
-            else TieredSessionService(urls[who], cache=cache)
+            else TieredSessionService(urls[who], cache=cache, config=TieredConfig(shared_events="check"))
         )
         async with served(service, agents) as client:
             seen = await conversation(client)
@@ -168,7 +169,8 @@ def recorder(implementation: str, urls: dict[str, str], cache: str) -> Recorder:
     """A service that writes down what the server asks of it."""
     if implementation == "stock":
         return Recorder(DatabaseSessionService(db_url=urls["stock"]))
-    return Recorder(TieredSessionService(urls["ours"], cache=cache))
+    checked = TieredConfig(shared_events="check")
+    return Recorder(TieredSessionService(urls["ours"], cache=cache, config=checked))
 
 
 async def test_item_51_only_the_http_list_route_lists(recorder: Recorder, agents: Path) -> None:

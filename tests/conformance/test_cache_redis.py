@@ -267,7 +267,8 @@ async def test_a_cancelled_caller_costs_no_connection(server: OwnServer) -> None
             (found,) = await cache.lookup((KEY,))
         assert isinstance(found, Hit)
         assert found.stamp == lease.stamp
-        assert [flight.connection for flight in flights] == [0, 0]
+        # One or two: the probe may still join what the cancelled caller has sent.
+        assert {flight.connection for flight in flights} == {0}
         await cache.close()
 
 

@@ -155,6 +155,10 @@ async def test_round_trips(wires: Wires) -> None:
         await get("cold")
         await service.flush()
 
+    await service.list_sessions(app, "u")
+    with wires.counting() as rows["list"]:
+        assert len((await service.list_sessions(app, "u")).sessions) == 3
+
     print(f"\n{'call':<34}{'SQL':>12}{'cache':>12}{'background':>12}{'upkeep':>12}")
     print("\n".join(cost.row(name) for name, cost in rows.items()))
     for name in ("get, hot", "get, hot, first in this process"):
@@ -167,5 +171,6 @@ async def test_round_trips(wires: Wires) -> None:
         intents = 3 if "user:" in name else 1
         assert [named(c) for flight in rows[name].cache for c in flight.commands] == ["intent"] * intents
         assert 1 <= len(rows[name].background) <= intents
-    assert len(rows["get, cold"].sql) == 1
-    assert len(rows["get, cold"].sql[0].commands) == 1
+    for name in ("get, cold", "list"):
+        assert [len(flight.commands) for flight in rows[name].sql] == [1]
+    assert len(rows["list"].cache) == 0

@@ -14,6 +14,7 @@ from tests.conformance.store_backends import (
     CONFIG,
     START,
     append,
+    as_stranger,
     create,
     created,
     delete,
@@ -30,7 +31,17 @@ from tiered_sessions.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from tiered_sessions.records import Already, Append, Committed, Exists, Failed, Query, Snapshot, Unknown
+from tiered_sessions.records import (
+    Already,
+    Append,
+    Committed,
+    Exists,
+    Failed,
+    Query,
+    SessionKey,
+    Snapshot,
+    Unknown,
+)
 from tiered_sessions.store.engines import build_engine
 from tiered_sessions.store.store import SqlSessionStore
 
@@ -130,6 +141,18 @@ async def test_an_injected_engine_is_used_and_left_open(postgresql: str, admin: 
 # --- round trips -----------------------------------------------------------------------------
 
 
+def reads_of(store: SqlSessionStore, key: SessionKey) -> tuple[Callable[[], Awaitable[object]], ...]:
+    return (
+        lambda: store.load(key, Query()),
+        lambda: store.load(key, Query(5)),
+        lambda: store.load(key, Query(0)),
+        lambda: store.older(key, 3, Query(5)),
+        lambda: store.tags(key),
+        lambda: store.sessions(key.app_name, key.user_id),
+        lambda: store.sessions(key.app_name, None),
+    )
+
+
 async def test_frequent_operations_are_one_statement_and_one_round_trip(postgresql: str) -> None:
     async with Relay(postgresql) as relay, open_store(relay.url, "postgresql", pool_size=1) as store:
         key = new_key()
@@ -138,14 +161,10 @@ async def test_frequent_operations_are_one_statement_and_one_round_trip(postgres
             done = await append(store, Append(key, tag, START, (event(f"w{n}"),)))
             assert isinstance(done, Committed)
             tag = done.tag
-            await store.load(key, Query(5))
-            await store.tags(key)
+            for read in reads_of(store, key):
+                await read()
         write = Append(key, tag, START, (event("e"),))
-        for work in (
-            lambda: append(store, write),
-            lambda: store.load(key, Query(5)),
-            lambda: store.tags(key),
-        ):
+        for work in (lambda: append(store, write), *reads_of(store, key)):
             with relay.recording() as flights:
                 await work()
             assert len(flights) == 1, flights
@@ -161,10 +180,16 @@ async def test_an_append_on_mariadb_is_one_statement(mysql_url: str) -> None:
             done = await append(store, Append(key, tag, START, (event("e"),)))
         assert isinstance(done, Committed)
         assert len(flights) == 1, flights
-        with relay.recording() as flights:
-            await store.load(key, Query(5))
-            await store.tags(key)
-        assert len(flights) == 2, flights
+        # An event of another program takes no second look.
+        strange = (
+            "INSERT INTO events (id, app_name, user_id, session_id, invocation_id, timestamp, event_data) "
+            "VALUES ('strange', :a, :u, :s, 'i', '2026-01-01', '{}')"
+        )
+        await as_stranger(store, strange, a=key.app_name, u=key.user_id, s=key.session_id)
+        for read in reads_of(store, key):
+            with relay.recording() as flights:
+                assert await read()
+            assert len(flights) == 1, flights
 
 
 # --- lost connections ------------------------------------------------------------------------

@@ -129,7 +129,7 @@ class ToyStore:
     async def user_state(self, app_name: str, user_id: str) -> bytes:
         raise NotImplementedError
 
-    async def writer(self) -> ToyStore:
+    async def writer(self, *, grouped: bool = False) -> ToyStore:
         await self._statement("checkout")
         return self
 

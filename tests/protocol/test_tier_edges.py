@@ -379,3 +379,23 @@ def test_older_events_of_another_revision_are_not_joined() -> None:
         await reader.close()
 
     run(main())
+
+
+def test_a_process_that_was_held_up_does_not_blame_the_cache() -> None:
+    """Its waits end late, all at once, with the replies unread: that must not open the breaker."""
+
+    async def main(held_up: float) -> int:
+        store, cache, counts = ToyStore(), TroubledCache(), Counts()
+        sessions = tier(store, cache, metrics=counts)
+        await names(sessions)
+        await sessions.flush()
+        cache.delay = None
+        loop = asyncio.get_running_loop()
+        for _ in range(10):
+            loop.call_later(0.004, setattr, loop, "_now", loop.time() + 0.004 + held_up)
+            assert await names(sessions) == []
+        await sessions.close()
+        return counts.seen[counters.BREAKER_OPENED]
+
+    assert run(main(0.2)) == 0
+    assert run(main(0.0)) == 1

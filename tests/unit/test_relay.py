@@ -10,7 +10,8 @@ import pytest
 import redis
 import redis.asyncio
 
-from tests.relay import MysqlReader, PostgresqlReader, RedisReader, Relay, is_upkeep
+from tests.relay import Relay
+from tests.wire import MysqlReader, PostgresqlReader, RedisReader, is_upkeep
 
 
 async def test_a_pipeline_is_one_flight_of_redis(valkey_url: str) -> None:
@@ -43,6 +44,29 @@ async def test_statements_are_named_and_transaction_control_listed_apart(
             assert relay.upkeep() == ["BEGIN;", "COMMIT;"]
         finally:
             await connection.close()
+
+
+async def test_what_a_fault_met_is_counted(valkey_url: str) -> None:
+    async with Relay(valkey_url) as relay, redis.asyncio.Redis.from_url(relay.url, retry=None) as client:
+        relay.reply_delay = 0.001
+        with relay.recording() as flights:
+            await client.get("relay")
+        assert all(flight.answered for flight in flights)
+        assert relay.injected["delayed"] >= 1
+        relay.reply_delay = 0.0
+        relay.hold_requests("GET")
+        waiting = asyncio.ensure_future(client.get("relay"))
+        await relay.until(lambda: relay.injected["held"] == 1)
+        assert [flight.answered for flight in relay.held] == [False]
+        relay.reset_all()
+        assert relay.injected["reset"] == 1
+        relay.heal()
+        with pytest.raises(redis.ConnectionError):
+            await waiting
+        relay.refuse()
+        with pytest.raises(redis.ConnectionError):
+            await client.ping()
+        assert relay.injected["refused"] == 1
 
 
 async def test_a_black_hole_holds_replies_until_it_is_healed(valkey_url: str) -> None:
@@ -99,4 +123,4 @@ def test_commands_are_read_whatever_the_packets(step: int) -> None:
 
 def test_upkeep_is_no_work() -> None:
     assert all(map(is_upkeep, ["BEGIN;", "begin isolation level serializable", "PING", "<ping>", "HELLO 3"]))
-    assert not any(map(is_upkeep, ["BEGINNING", "SELECT 1", "EVALSHA abc"]))
+    assert not any(map(is_upkeep, ["BEGINNING", "SELECT 1", "EVALSHA abc", "BEGIN NOT ATOMIC x"]))

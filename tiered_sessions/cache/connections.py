@@ -1,45 +1,46 @@
-"""Flights to Redis: commands packed into one round trip, on a connection whose server is known.
+"""Ways to the servers of a cache: for each, two connections that all callers share.
 
-The package sends its commands itself instead of through a client's `execute_command`, for two
-reasons: a client repeats what may have run already (a lease must not be), and a pool does not
-tell which server answered (5.6).
+The package sends its commands itself instead of through a client's `execute_command`, for three
+reasons: a client repeats what may have run already (a lease must not be), a pool does not tell which
+server answered (5.6), and it sends the commands of each caller apart.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, NamedTuple, Protocol
-from weakref import WeakKeyDictionary
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
 
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.connection import Connection, ConnectionPool
-from redis.exceptions import (
-    ClusterDownError,
-    ConnectionError,
-    MovedError,
-    ReadOnlyError,
-    RedisClusterException,
-    RedisError,
-    ResponseError,
-)
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ClusterDownError, ConnectionError, MovedError, RedisClusterException
 
 from ..errors import ConfigurationError
+from .line import Line
+from .loan import Loan
+from .queue import FAULTS, Answers, CallQueue
+from .resp import Command
 
-Command = Sequence[str | bytes | int]
-FAULTS = (RedisError, RedisClusterException, OSError)
-"""What an unreachable, refusing or broken server makes redis-py raise."""
+__all__ = [
+    "FAULTS",
+    "Answers",
+    "Bulk",
+    "ClusterConnections",
+    "Command",
+    "Connections",
+    "PoolConnections",
+    "adopt",
+]
 
-_WHO: tuple[Command, ...] = (("INFO", "server"), ("INFO", "replication"))
+QueueMaker = Callable[[Callable[[], None]], CallQueue]
+"""Makes the calls of one connection, given what to do when its server is found demoted."""
 
 
-class Answers(NamedTuple):
-    """The replies to one flight, errors of single commands among them, and who answered."""
-
-    stamp: str
-    replies: list[Any]
+class Bulk(list[Command]):
+    """Commands that carry whole entries: what is small need not wait behind their bytes."""
 
 
 class Connections(Protocol):
@@ -62,107 +63,47 @@ class Connections(Protocol):
         ...
 
 
-class Flights:
-    """Sends packets and collects their replies; knows the stamp of each connection."""
+class Server:
+    """One server: a connection for what is small, and one for whole entries if there may be two."""
 
-    def __init__(self, timeout: float) -> None:
-        self._timeout = timeout
-        self._stamps: WeakKeyDictionary[Connection, str] = WeakKeyDictionary()
-        self._tasks: set[asyncio.Task[None]] = set()
+    def __init__(self, make: QueueMaker, connections: int) -> None:
+        self._small = make(self._demoted)
+        self._bulk = make(self._demoted) if connections > 1 else self._small
 
-    async def fly(
-        self,
-        acquire: Callable[[], Awaitable[Any]],
-        release: Callable[[Connection], Awaitable[None]],
-        commands: Sequence[Command],
-    ) -> Answers:
-        """Sends `commands` on a connection and returns the replies.
-
-        A cancelled caller leaves at once; its replies are read and thrown away, so that a slow
-        server does not cost a new connection for each time-out.
-        """
-        connection: Connection | None = None
-        replies: list[Any] = []
-        sent = 0
-        try:
-            async with asyncio.timeout(self._timeout):
-                connection = await acquire()
-                # The first flight of a connection asks who it talks to; `_forget` hears of a reconnect.
-                connection.register_connect_callback(self._forget)
-                asks = connection not in self._stamps
-                packet = [*_WHO, *commands] if asks else commands
-                await connection.send_packed_command(connection.pack_commands(packet))
-                sent = len(packet)
-                await _collect(connection, replies, sent)
-        except BaseException as error:
-            if connection is not None:
-                if sent and isinstance(error, asyncio.CancelledError):
-                    self.background(self._drain(connection, release, replies, sent))
-                else:
-                    await _abandon(connection, release)
-            raise
-        if asks:
-            self._stamps[connection] = _stamp(replies.pop(0), replies.pop(0))
-        stamp = self._stamps.get(connection, "")
-        if any(isinstance(reply, ReadOnlyError) for reply in replies):
-            # A demoted master: the next connection asks for the address again.
-            await connection.disconnect(nowait=True)
-        await release(connection)
-        return Answers(stamp, replies)
-
-    def background(self, work: Coroutine[Any, Any, None]) -> None:
-        """Runs `work` until it is done or the flights are closed."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    async def fly(self, commands: Sequence[Command]) -> Answers:
+        """Sends `commands` and returns the replies."""
+        return await (self._bulk if isinstance(commands, Bulk) else self._small).fly(commands)
 
     async def close(self) -> None:
-        """Ends the tasks in the background."""
-        tasks = tuple(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _forget(self, connection: Connection) -> None:
-        self._stamps.pop(connection, None)
-
-    async def _drain(
-        self,
-        connection: Connection,
-        release: Callable[[Connection], Awaitable[None]],
-        replies: list[Any],
-        sent: int,
-    ) -> None:
+        """Fails what flies and closes the connections."""
         try:
-            async with asyncio.timeout(self._timeout):
-                await _collect(connection, replies, sent)
-        except FAULTS:
-            await _abandon(connection, release)
-        except BaseException:
-            await _abandon(connection, release)
-            raise
-        else:
-            await release(connection)
+            await self._small.close()
+        finally:
+            await self._bulk.close()
+
+    def _demoted(self) -> None:
+        # A replica refuses the writes of one connection and would answer the reads of the other.
+        self._small.leave()
+        self._bulk.leave()
 
 
 class PoolConnections:
     """One server, or the master a Sentinel names."""
 
     def __init__(
-        self, pool: ConnectionPool, timeout: float, closers: Sequence[Callable[[], Awaitable[None]]]
+        self, make: QueueMaker, connections: int, closers: Sequence[Callable[[], Awaitable[None]]]
     ) -> None:
-        self._pool = pool
-        self._flights = Flights(timeout)
+        self._server = Server(make, connections)
         self._closers = closers
 
     def groups(self, names: Sequence[str]) -> list[list[str]]:
         return [list(names)]
 
     async def fly(self, name: str, commands: Sequence[Command]) -> Answers:
-        return await self._flights.fly(self._pool.get_connection, self._pool.release, commands)
+        return await self._server.fly(commands)
 
     async def close(self) -> None:
-        await self._flights.close()
+        await self._server.close()
         for closer in self._closers:
             await closer()
 
@@ -170,11 +111,13 @@ class PoolConnections:
 class ClusterConnections:
     """The masters of a cluster, each for its slots."""
 
-    def __init__(self, client: RedisCluster, timeout: float, owned: bool) -> None:
+    def __init__(self, client: RedisCluster, timeout: float, connections: int, *, owned: bool) -> None:
         self._client = client
-        self._flights = Flights(timeout)
+        self._timeout = timeout
+        self._connections = connections
         self._owned = owned
-        self._refreshing = False
+        self._servers: dict[str, Server] = {}
+        self._refreshing: asyncio.Task[None] | None = None
 
     def groups(self, names: Sequence[str]) -> list[list[str]]:
         groups: dict[int, list[str]] = {}
@@ -186,11 +129,11 @@ class ClusterConnections:
     async def fly(self, name: str, commands: Sequence[Command]) -> Answers:
         try:
             await self._client.initialize()
-            answers = await self._fly(name, commands)
+            answers = await self._holder(name).fly(commands)
             moved = next((reply for reply in answers.replies if isinstance(reply, MovedError)), None)
             if moved is not None:  # nothing ran
                 await self._client.nodes_manager.move_slot(moved)
-                answers = await self._fly(name, commands)
+                answers = await self._holder(name).fly(commands)
         except (ConnectionError, RedisClusterException, OSError):
             self._refresh()
             raise
@@ -198,77 +141,85 @@ class ClusterConnections:
             self._refresh()
         return answers
 
-    async def _fly(self, name: str, commands: Sequence[Command]) -> Answers:
+    def _holder(self, name: str) -> Server:
+        """Returns the server that holds the key `name`."""
         node = self._client.get_node_from_key(name)
         if node is None:
             raise ConnectionError("no node holds the key")
-
-        async def release(connection: Connection) -> None:
-            node.release(connection)
-
-        return await self._flights.fly(lambda: _ready(node), release, commands)
+        server = self._servers.get(node.name)
+        if server is None:
+            make = _own_queue(node, self._timeout) if self._owned else _lent_queue(node, self._timeout)
+            server = self._servers[node.name] = Server(make, self._connections)
+        return server
 
     def _refresh(self) -> None:
         """Asks for the slots anew, in the background: the caller has its answer."""
-        if not self._refreshing:
-            self._refreshing = True
-            self._flights.background(self._read_slots())
+        if self._refreshing is None:
+            self._refreshing = asyncio.create_task(self._read_slots())
 
     async def _read_slots(self) -> None:
         try:
-            await self._client.nodes_manager.initialize()
+            nodes = self._client.nodes_manager
+            await nodes.initialize()
+            for name in self._servers.keys() - nodes.nodes_cache.keys():
+                await self._servers.pop(name).close()
         except FAULTS:
             pass  # the next flight fails too, and asks again
         finally:
-            self._refreshing = False
+            self._refreshing = None
 
     async def close(self) -> None:
-        await self._flights.close()
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            await asyncio.gather(self._refreshing, return_exceptions=True)
+        for server in self._servers.values():
+            await server.close()
         if self._owned:
             await self._client.aclose()
 
 
-async def _ready(node: ClusterNode) -> Connection:
-    """Returns a free connection of `node`, closed if the server has closed it."""
-    connection = node.acquire_connection()
-    try:
-        await node.disconnect_if_needed(connection)
-        if connection.is_connected and await connection.can_read():
-            await connection.disconnect(nowait=True)
-    except BaseException:
-        node.release(connection)
-        raise
-    return connection
+def own(dial: Callable[[], AbstractConnection], timeout: float) -> QueueMaker:
+    """Returns what makes queues for connections of our own; `dial` gives one that is not open yet."""
+    return lambda demoted: Line(dial, timeout, demoted)
 
 
-async def _collect(connection: Connection, replies: list[Any], count: int) -> None:
-    while len(replies) < count:
+def lent(
+    acquire: Callable[[], Awaitable[Any]], release: Callable[[Any], Awaitable[None]], timeout: float
+) -> QueueMaker:
+    """Returns what makes queues for connections that are borrowed and given back."""
+    return lambda demoted: Loan(acquire, release, timeout, demoted)
+
+
+def _own_queue(node: ClusterNode, timeout: float) -> QueueMaker:
+    def dial() -> AbstractConnection:
+        # As the node does it; but its own connections end whenever slots have moved.
+        settings = {**node.connection_kwargs, "retry": Retry(NoBackoff(), 0)}
+        connection: AbstractConnection = node.connection_class(**settings)
+        return connection
+
+    return own(dial, timeout)
+
+
+def _lent_queue(node: ClusterNode, timeout: float) -> QueueMaker:
+    async def acquire() -> AbstractConnection:
+        """Returns a free connection of `node`, closed if the server has closed it."""
+        connection = node.acquire_connection()
         try:
-            reply = await connection.read_response(disable_decoding=True, disconnect_on_error=False)
-        except ResponseError as error:
-            reply = error
-        replies.append(reply)
+            await node.disconnect_if_needed(connection)
+            if connection.is_connected and await connection.can_read():
+                await connection.disconnect(nowait=True)
+        except BaseException:
+            node.release(connection)
+            raise
+        return connection
+
+    async def release(connection: Any) -> None:
+        node.release(connection)
+
+    return lent(acquire, release, timeout)
 
 
-async def _abandon(connection: Connection, release: Callable[[Connection], Awaitable[None]]) -> None:
-    try:
-        await connection.disconnect(nowait=True)
-    finally:
-        await release(connection)
-
-
-def _stamp(server: Any, replication: Any) -> str:
-    """Returns what names the process and its history, "" if it does not say."""
-    names = []
-    for reply, field in ((server, rb"run_id:(\w{16})"), (replication, rb"master_replid:(\w{16})")):
-        found = re.search(field, reply) if isinstance(reply, bytes) else None
-        if found is None:
-            return ""
-        names.append(found[1].decode())
-    return "-".join(names)
-
-
-def adopt(client: Redis | RedisCluster, timeout: float) -> Connections:
+def adopt(client: Redis | RedisCluster, timeout: float, connections: int) -> Connections:
     """Returns the way through a client of the caller's, who closes it.
 
     Raises:
@@ -277,7 +228,9 @@ def adopt(client: Redis | RedisCluster, timeout: float) -> Connections:
     if isinstance(client, RedisCluster):
         if client.read_from_replicas or client.load_balancing_strategy is not None:
             raise ConfigurationError("the cache is never read from replicas: give a client that does not")
-        return ClusterConnections(client, timeout, owned=False)
+        return ClusterConnections(client, timeout, connections, owned=False)
     if isinstance(client, Redis):
-        return PoolConnections(client.connection_pool, timeout, ())
+        pool: ConnectionPool = client.connection_pool
+        make = lent(pool.get_connection, pool.release, timeout)
+        return PoolConnections(make, min(connections, pool.max_connections), ())
     raise ConfigurationError("the cache takes a URL or a client of redis.asyncio")

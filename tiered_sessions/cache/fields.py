@@ -5,7 +5,7 @@ consistency.md section 4 lists them. All numbers are decimal text.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ..records import Content, Tag
@@ -14,6 +14,7 @@ from .base import CacheLimits, Hit, Lookup, Masked, Miss
 
 HEADER = ("p", "i", "r", "g", "ut", "va", "sv", "c", "mt", "ex")
 """What a lookup of the header asks for."""
+_NAMES = tuple(name.encode() for name in HEADER)
 
 
 def tag(value: Tag | None) -> tuple[bytes, ...]:
@@ -51,11 +52,12 @@ def lookup(reply: Any, header_only: bool, now: int, stamp: str) -> Lookup:
     """Returns what the reply to HGETALL, or to HMGET of `HEADER`, says. Nonsense is a miss."""
     try:
         fields = _fields(reply, header_only)
-        deadlines = [int(mask.split(b" ", 1)[0]) for mask in fields.get(b"p", b"").splitlines()]
-        if any(deadline > now for deadline in deadlines):
-            return Masked(now, stamp)
-        # Only expired masks: their writer died and may have committed (R4).
-        if deadlines or b"r" not in fields:
+        masks = fields.get(b"p")
+        if masks:
+            live = any(int(mask.split(b" ", 1)[0]) > now for mask in masks.splitlines())
+            # Only expired masks: their writer died and may have committed (R4).
+            return Masked(now, stamp) if live else Miss(now, stamp)
+        if fields.get(b"r") is None:
             return Miss(now, stamp)
         if fields[b"ex"] and int(fields[b"ex"]) <= now:
             return Miss(now, stamp)
@@ -65,10 +67,9 @@ def lookup(reply: Any, header_only: bool, now: int, stamp: str) -> Lookup:
         return Miss(now, stamp)
 
 
-def _fields(reply: Any, header_only: bool) -> Mapping[bytes, bytes]:
+def _fields(reply: Any, header_only: bool) -> Mapping[bytes, Any]:
     if header_only:
-        pairs: Sequence[tuple[str, Any]] = list(zip(HEADER, reply, strict=True))
-        return {name.encode(): value for name, value in pairs if value is not None}
+        return dict(zip(_NAMES, reply, strict=True))
     if isinstance(reply, dict):  # RESP3
         return reply
     return dict(zip(reply[::2], reply[1::2], strict=True))

@@ -6,6 +6,7 @@ import asyncio
 import random
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from redis.asyncio import Redis, RedisCluster
@@ -22,9 +23,11 @@ from .base import (
     Lookup,
     Unavailable,
 )
-from .connections import FAULTS, Answers, Command, Connections, adopt
+from .connections import FAULTS, Answers, Bulk, Command, Connections, adopt
 from .scripts import script
 from .urls import connect
+
+_entry_key = lru_cache(8192)(keys.entry_key)
 
 
 def _jitter() -> float:
@@ -47,7 +50,7 @@ class RedisSessionCache:
         *,
         namespace: str = "",
         timeout: float = 1.0,
-        max_connections: int = 16,
+        max_connections: int = 2,
         jitter: Callable[[], float] = _jitter,
     ) -> None:
         """Prepares the connections; none is opened yet.
@@ -58,8 +61,10 @@ class RedisSessionCache:
                 `rediss+sentinel://`; or a client of redis.asyncio, which stays the caller's.
             limits: Sizes and lives of entries.
             namespace: Part of every key.
-            timeout: Seconds after which a flight is given up and its connection closed.
-            max_connections: Connections to one server, of an URL.
+            timeout: Seconds after which a call is given up, and a connection closed that has left
+                one without an answer for so long.
+            max_connections: Connections to one server. All callers share them: one for what is
+                small, and, unless this is 1, one for whole entries.
             jitter: Draws the factor of each idle life.
 
         Raises:
@@ -71,29 +76,29 @@ class RedisSessionCache:
         self._connections: Connections = (
             connect(url_or_client, timeout, max_connections)
             if isinstance(url_or_client, str)
-            else adopt(url_or_client, timeout)
+            else adopt(url_or_client, timeout, max_connections)
         )
 
     async def lookup(self, keys: Sequence[ScopeKey], header_only: bool = False) -> tuple[Lookup, ...]:
         # Once: another namespace may begin while the answer is on its way.
         names = [self._name(key) for key in keys]
-        headers = {
-            name: header_only and key.kind == "session" for name, key in zip(names, keys, strict=True)
-        }
+        headers = {name: header_only and key.kind == "session" for name, key in zip(names, keys, strict=True)}
         found: dict[str, Lookup] = {}
 
         async def read(group: Sequence[str]) -> None:
             commands: list[Command] = [("TIME",)]
             for name in group:
                 commands.append(("HMGET", name, *fields.HEADER) if headers[name] else ("HGETALL", name))
-            answers = await self._fly(group[0], commands)
+            answers = await self._fly(group[0], commands if header_only else Bulk(commands))
             if isinstance(answers, Unavailable):
                 found.update(dict.fromkeys(group, answers))
                 return
             clock, *replies = answers.replies
+            refused = _refusal(clock)
+            now = 0 if refused else _time(clock)
             for name, reply in zip(group, replies, strict=True):
-                error = _refusal(clock) or _refusal(reply)
-                found[name] = error or fields.lookup(reply, headers[name], _time(clock), answers.stamp)
+                error = refused or _refusal(reply)
+                found[name] = error or fields.lookup(reply, headers[name], now, answers.stamp)
 
         groups = self._connections.groups(list(headers))
         if len(groups) == 1:
@@ -129,7 +134,7 @@ class RedisSessionCache:
         expires_at: int | None = None,
     ) -> FillReply | Unavailable:
         entry = fields.entry(content, stamp, self.limits, expires_at)
-        reply = await self._run("fill", key, token, granted_at, *self._life(), *entry)
+        reply = await self._run("fill", key, token, granted_at, *self._life(), *entry, bulk=True)
         return reply if isinstance(reply, Unavailable) else FillReply[reply.decode()]
 
     async def apply(
@@ -185,21 +190,24 @@ class RedisSessionCache:
     # --- inside -------------------------------------------------------------------------------
 
     def _name(self, key: ScopeKey) -> str:
-        return keys.entry_key(self.namespace, key)
+        return _entry_key(self.namespace, key)
 
     def _life(self) -> tuple[int, int]:
         return int(self.limits.idle_ttl * self._jitter()), self.limits.max_age
 
-    async def _run(self, name: str, key: ScopeKey, *arguments: str | bytes | int) -> Any:
-        answers = await self._eval(name, self._name(key), *arguments)
+    async def _run(self, name: str, key: ScopeKey, *arguments: str | bytes | int, bulk: bool = False) -> Any:
+        answers = await self._eval(name, self._name(key), *arguments, bulk=bulk)
         return answers if isinstance(answers, Unavailable) else answers.replies[0]
 
-    async def _eval(self, name: str, key: str, *arguments: str | bytes | int) -> Answers | Unavailable:
+    async def _eval(
+        self, name: str, key: str, *arguments: str | bytes | int, bulk: bool = False
+    ) -> Answers | Unavailable:
         """Runs a script. It is sent again only if the server said that it did not know it."""
         text, sha = script(name)
-        answers = await self._fly(key, [("EVALSHA", sha, 1, key, *arguments)])
+        kind = Bulk if bulk else list[Command]
+        answers = await self._fly(key, kind([("EVALSHA", sha, 1, key, *arguments)]))
         if not isinstance(answers, Unavailable) and isinstance(answers.replies[0], NoScriptError):
-            answers = await self._fly(key, [("EVAL", text, 1, key, *arguments)])
+            answers = await self._fly(key, kind([("EVAL", text, 1, key, *arguments)]))
         return answers if isinstance(answers, Unavailable) else _refusal(answers.replies[0]) or answers
 
     async def _fly(self, key: str, commands: Sequence[Command]) -> Answers | Unavailable:

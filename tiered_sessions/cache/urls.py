@@ -14,7 +14,7 @@ from redis.exceptions import RedisClusterException, RedisError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from ..errors import ConfigurationError
-from .connections import ClusterConnections, Connections, PoolConnections
+from .connections import ClusterConnections, Connections, PoolConnections, own
 
 SCHEMES = (
     "redis",
@@ -43,10 +43,9 @@ def connect(url: str, timeout: float, max_connections: int) -> Connections:
             return _cluster(base, rest, timeout, max_connections)
         if kind == "sentinel":
             return _sentinel(base, rest, timeout, max_connections)
-        pool = BlockingConnectionPool.from_url(
-            url, max_connections=max_connections, timeout=timeout, **_settings(timeout)
-        )
-        return PoolConnections(pool, timeout, (pool.aclose,))
+        # It makes connections and never holds one; of this class it takes all options it ever did.
+        pool = BlockingConnectionPool.from_url(url, **_settings(timeout))
+        return PoolConnections(own(pool.make_connection, timeout), max_connections, ())
     except (ValueError, TypeError, RedisError, RedisClusterException) as error:
         raise ConfigurationError(f"the cache URL of scheme {scheme}:// cannot be read") from error
 
@@ -56,7 +55,7 @@ def _settings(timeout: float) -> dict[str, Any]:
         # A repeated command may have run already: components.md 0.4.
         "retry": Retry(NoBackoff(), 0),
         "socket_connect_timeout": timeout,
-        # A flight has a time-out of its own, which costs one timer instead of one a reply.
+        # A call has a time-out of its own, which costs one timer for all instead of one a reply.
         "socket_timeout": None,
         # Each would cost a round trip of every new connection.
         "driver_info": None,
@@ -70,11 +69,10 @@ def _cluster(base: str, rest: str, timeout: float, max_connections: int) -> Conn
     nodes = [ClusterNode(host, port) for host, port in hosts]
     client = RedisCluster(
         startup_nodes=nodes,
-        max_connections=max_connections,
         ssl=base == "rediss",
         **{**_settings(timeout), **options},
     )
-    return ClusterConnections(client, timeout, owned=True)
+    return ClusterConnections(client, timeout, max_connections, owned=True)
 
 
 def _sentinel(base: str, rest: str, timeout: float, max_connections: int) -> Connections:
@@ -83,16 +81,17 @@ def _sentinel(base: str, rest: str, timeout: float, max_connections: int) -> Con
     if not service:
         raise ValueError("the path names the service")
     logins = {"sentinel_username": "username", "sentinel_password": "password"}
-    own = {name: query.pop(option) for option, name in logins.items() if option in query}
+    guard = {name: query.pop(option) for option, name in logins.items() if option in query}
     options = _options(f"{base}://{login}{_netloc(hosts[0])}/{db or 0}{_tail(query)}")
     tls = {"ssl": True} if base == "rediss" else {}
     settings = {**_settings(timeout), **options}
     sentinel = Sentinel(  # type: ignore[no-untyped-call]
-        hosts, sentinel_kwargs={**_settings(timeout), "socket_timeout": timeout, **tls, **own}, **tls
+        hosts, sentinel_kwargs={**_settings(timeout), "socket_timeout": timeout, **tls, **guard}, **tls
     )
-    client = sentinel.master_for(unquote(service), max_connections=max_connections, **settings)
+    client = sentinel.master_for(unquote(service), **settings)
+    make = own(client.connection_pool.make_connection, timeout)
     closers = [client.aclose, *(each.aclose for each in sentinel.sentinels)]
-    return PoolConnections(client.connection_pool, timeout, closers)
+    return PoolConnections(make, max_connections, closers)
 
 
 def _options(url: str) -> dict[str, Any]:

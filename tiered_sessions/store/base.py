@@ -112,8 +112,12 @@ class SessionStore(Protocol):
         """Reads one user's state, `{}` if there is none."""
         ...
 
-    async def writer(self) -> StoreWriter:
-        """Checks out a connection. Raises `PoolTimeoutError` or `StoreUnavailableError`."""
+    async def writer(self, *, grouped: bool = False) -> StoreWriter:
+        """Checks out a connection. Raises `PoolTimeoutError` or `StoreUnavailableError`.
+
+        `grouped`: for one `Append` that is `shareable`, which may then be stored with others' by one
+        statement. An append that was brought is carried out even if its caller is cancelled.
+        """
         ...
 
     async def outbox(self, limit: int) -> Sequence[OutboxRow]:

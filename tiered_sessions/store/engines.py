@@ -46,6 +46,9 @@ def build_engine(url: str | URL, config: TieredConfig, **engine_options: Any) ->
     elif address.dialect == "mysql":
         # Statements stand alone, transactions are begun by hand: one round trip each.
         options = {"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True, **options}
+    if address.dialect == "sqlite":
+        # A unit of work ends its transaction itself; a rollback on return is one more hop to the thread.
+        options = {"pool_reset_on_return": None, **options}
     try:
         engine = create_async_engine(make_url(address.url), **options)
     except (ImportError, NoSuchModuleError) as error:

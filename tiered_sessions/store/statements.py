@@ -11,6 +11,7 @@ from typing import Any, Final
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
+    CompoundSelect,
     Integer,
     Select,
     Table,
@@ -107,7 +108,6 @@ USER: Final = _user.where(_user_key)
 APP: Final = _app.where(_app_key)
 LOCK_USER: Final = _locked(USER, user_states)
 LOCK_APP: Final = _locked(APP, app_states)
-USERS_OF_APP: Final = _user.where(user_states.c.app_name == _a)
 
 TAGS: Final = (
     select(
@@ -130,12 +130,21 @@ TAGS: Final = (
 
 
 @cache
-def list_sessions(of_user: bool) -> Select[Any]:
-    """All sessions of an app or of one user, in the order of conformance 39."""
-    statement = select(*_session.selected_columns, _foreign).where(sessions.c.app_name == _a, ALIVE)
+def list_sessions(of_user: bool) -> CompoundSelect[Any]:
+    """All sessions of an app or of one user, in the order of conformance 39; among them the shared scopes."""
+    none = literal("")
+    listed = select(
+        literal("session").label("kind"), *_session.selected_columns, _foreign.label("foreign_rows")
+    )
+    users = select(
+        literal("user"), *_user.selected_columns[:2], none, *_user.selected_columns[2:], literal(0)
+    )
+    app = select(literal("app"), _app.selected_columns[0], none, none, *_app.selected_columns[1:], literal(0))
+    listed = listed.where(sessions.c.app_name == _a, ALIVE)
+    users = users.where(user_states.c.app_name == _a)
     if of_user:
-        statement = statement.where(sessions.c.user_id == _u)
-    return statement.order_by(sessions.c.update_time, sessions.c.user_id, sessions.c.id)
+        listed, users = listed.where(sessions.c.user_id == _u), users.where(user_states.c.user_id == _u)
+    return listed.union_all(users, app.where(_app_key)).order_by("update_time", "user_id", "id")
 
 
 @cache
@@ -238,9 +247,7 @@ UPDATE_APP: Final = (
 )
 # Only names the content: whatever stock ADK writes at the same time stays.
 _adopted: dict[str, Any] = {name: bindparam(f"v_{name}") for name in ("incarnation", "revision", "nonce")}
-ADOPT_USER: Final = (
-    update(user_states).where(_user_key, user_states.c.revision.is_(None)).values(_adopted)
-)
+ADOPT_USER: Final = update(user_states).where(_user_key, user_states.c.revision.is_(None)).values(_adopted)
 ADOPT_APP: Final = update(app_states).where(_app_key, app_states.c.revision.is_(None)).values(_adopted)
 DELETE_EVENTS: Final = delete(events).where(_event_key)
 DELETE_SESSION: Final = delete(sessions).where(_session_key)

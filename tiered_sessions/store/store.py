@@ -7,6 +7,7 @@ import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,14 +30,18 @@ from ..records import (
     SessionKey,
     Snapshot,
     Tags,
+    Unknown,
 )
 from . import listing, outbox, reads
+from .base import StoreWriter
 from .dialects.mysql import MysqlDialect
 from .dialects.portable import InCommit, Make, PortableDialect
 from .dialects.postgresql import PostgresqlDialect
 from .dialects.sqlite import SqliteDialect
 from .engines import transactional
 from .failures import DRIVER_ERRORS, is_disconnect, mapped
+from .groups import Grouped, Groups
+from .lent import Nameless
 from .migrations.runner import prepare_schema
 from .values import check_append, check_create, distinct, readable
 
@@ -63,6 +68,15 @@ class SqlSessionStore:
         self._create_tables = create_tables
         self._given_up: set[asyncio.Task[None]] = set()
         self._dialect = _dialect(engine, config, owns_engine)
+        self._groups: Groups | None = None
+        if self._dialect.group_connections:
+            self._groups = Groups(
+                self._checkout,
+                self._cancellable_checkout,
+                self._fits,
+                self._dialect.group_connections,
+                config.mask_age,
+            )
         # Whoever else holds an injected engine reaches the data too.
         self.exclusive = owns_engine and engine.dialect.name == "sqlite" and _in_memory(engine)
 
@@ -82,8 +96,9 @@ class SqlSessionStore:
 
     async def close(self) -> None:
         """Disposes the engine if this object owns it."""
-        if self._given_up:
-            await asyncio.wait(self._given_up)
+        under_way = self._given_up | (self._groups.tasks if self._groups is not None else set())
+        if under_way:
+            await asyncio.wait(under_way)
         if self._owned:
             await self._engine.dispose()
 
@@ -108,25 +123,25 @@ class SqlSessionStore:
         """Reads session and shared scopes at one moment."""
         if not readable(*key):
             return None
-        return await self._read(lambda connection: self._dialect.load(connection, key, query))
+        return await self._perform(lambda: self._dialect.load(key, query))
 
     async def older(self, key: SessionKey, before_seq: int, query: Query) -> Older | None:
         """Reads the events older than `before_seq`, and the tag with them."""
         if not readable(*key):
             return None
-        return await self._read(lambda connection: self._dialect.older(connection, key, before_seq, query))
+        return await self._perform(lambda: self._dialect.older(key, before_seq, query))
 
     async def tags(self, key: SessionKey) -> Tags:
         """Reads the tags of the three scopes by one statement."""
         if not readable(*key):
             return Tags(None, None, None)
-        return await self._read(lambda connection: self._dialect.tags(connection, key))
+        return await self._perform(lambda: self._dialect.tags(key))
 
     async def sessions(self, app_name: str, user_id: str | None) -> Sequence[Snapshot]:
         """Reads sessions without events, the least recently updated first."""
         if not readable(app_name, user_id or ""):
             return ()
-        return await self._perform(lambda: reads.sessions(app_name, user_id))
+        return await self._perform(lambda: self._dialect.sessions(app_name, user_id))
 
     async def keys(
         self, after: SessionKey | None, limit: int, app_name: str | None = None, user_id: str | None = None
@@ -162,14 +177,23 @@ class SqlSessionStore:
         await self._read(lambda connection: self._dialect.perform(connection, lambda: outbox.remove(rows)))
 
     async def _perform(self, make: Make[T]) -> T:
-        return await self._read(lambda connection: self._dialect.read(connection, make))
+        lent = partial(self._dialect.lent, make) if self._dialect.lends else None
+        return await self._read(lambda connection: self._dialect.read(connection, make), lent)
 
-    async def _read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        """Runs a read; once more if a pooled connection turns out to be dead."""
+    async def _read(
+        self,
+        work: Callable[[AsyncConnection], Awaitable[T]],
+        lent: Callable[[], Awaitable[T]] | None = None,
+    ) -> T:
+        """Runs a read, by the short way if there is one; once more if a pooled connection is dead."""
         for last in (False, True):
             try:
+                if lent is not None and not last:
+                    return await lent()
                 async with self._dialect.engine.connect() as connection:
                     return await work(connection)
+            except Nameless:
+                continue
             except InCommit as error:
                 raise mapped(error.__cause__ or error) from error
             except DRIVER_ERRORS as error:
@@ -179,8 +203,13 @@ class SqlSessionStore:
 
     # --- writes ---------------------------------------------------------------------------
 
-    async def writer(self) -> SqlWriter:
-        """Checks out a connection."""
+    async def writer(self, *, grouped: bool = False) -> StoreWriter:
+        """Checks out a connection; if `grouped`, or takes part in one with others."""
+        if grouped and self._groups is not None:
+            return await self._groups.writer()
+        return await self._cancellable_checkout()
+
+    async def _cancellable_checkout(self) -> SqlWriter:
         checking_out = asyncio.create_task(self._checkout())
         try:
             return await asyncio.shield(checking_out)
@@ -190,6 +219,13 @@ class SqlSessionStore:
             self._given_up.add(giving_back)
             giving_back.add_done_callback(self._given_up.discard)
             raise
+
+    def _fits(self, append: Append) -> bool:
+        try:
+            _check(append, self._dialect)
+        except InvalidValueError:
+            return False
+        return append.shareable
 
     async def _checkout(self) -> SqlWriter:
         try:
@@ -214,14 +250,14 @@ class SqlWriter:
     """A checked-out connection, for one unit of work."""
 
     def __init__(self, connection: AsyncConnection, dialect: PortableDialect) -> None:
+        self.on_release: Callable[[], None] | None = None
         self._connection = connection
         self._dialect = dialect
 
     async def append(self, append: Append, outbox: Sequence[ScopeKey] = ()) -> AppendOutcome:
         """Stores `append` if the session's tag is `append.expected`."""
         try:
-            check_append(append)
-            self._dialect.check(append)
+            _check(append, self._dialect)
         except InvalidValueError as error:
             return Failed(error)
         events = distinct(append.events)
@@ -234,6 +270,16 @@ class SqlWriter:
                 return await self._dialect.append(self._connection, append, outbox)
         except (*DRIVER_ERRORS, StoreError, InCommit) as error:
             return self._dialect.failed(error)
+
+    async def append_group(self, writes: Sequence[Grouped]) -> Sequence[AppendOutcome | None]:
+        """Stores appends to different sessions at once; None: nothing was written, try it alone."""
+        try:
+            async with self._dialect.bounded(self._connection):
+                return await self._dialect.append_group(self._connection, writes)
+        except (*DRIVER_ERRORS, StoreError, InCommit) as error:
+            # An error of its own for each: whoever raises it writes into it.
+            outcomes = [self._dialect.failed(error) for _ in writes]
+        return [outcome if isinstance(outcome, Unknown) else None for outcome in outcomes]
 
     async def create(self, create: Create, outbox: Sequence[ScopeKey] = ()) -> CreateOutcome:
         """Inserts a session, and the rows of its shared scopes where they are missing."""
@@ -270,6 +316,15 @@ class SqlWriter:
             await self._connection.close()
         except DRIVER_ERRORS:
             await self._connection.invalidate()
+        finally:
+            done, self.on_release = self.on_release, None
+            if done is not None:
+                done()
+
+
+def _check(append: Append, dialect: PortableDialect) -> None:
+    check_append(append)
+    dialect.check(append)
 
 
 def _refuse_missing_file(engine: AsyncEngine) -> None:

@@ -58,7 +58,7 @@ def append(write: Append, outbox: Sequence[ScopeKey], flavour: Flavour) -> Unit[
     foreign = (yield Step(sql.FOREIGN_EVENTS, key)).rows
     current = session_tag(row[3:], bool(foreign))
     if write.expected is not None and write.expected != current:
-        raise Rollback((yield from _settled(write, current)))
+        raise Rollback(verdict(write.events, (yield from _stored(write)), current))
     incarnation, revision, nonce = row[3:6]
     adopted = revision is not None
     start = yield from _number(key, foreign, revision or 0, adopted)
@@ -101,18 +101,23 @@ def settle(write: Append) -> Unit[AppendOutcome | None]:
     if row is None or tuple(row[:3]) != write.key:
         return Missing()
     current = session_tag(row[3:], bool(row[7]))
-    outcome = yield from _settled(write, current)
+    return settled(write, (yield from _stored(write)), current)
+
+
+def settled(write: Append, stored: Mapping[str, tuple[int, bytes]], current: Tag) -> AppendOutcome | None:
+    """Judges an append that wrote nothing, as `verdict` does; None: it may be tried again."""
+    outcome = verdict(write.events, stored, current)
     return None if isinstance(outcome, Stale) and write.expected in (None, current) else outcome
 
 
-def _settled(write: Append, current: Tag) -> Unit[AppendOutcome]:
+def _stored(write: Append) -> Unit[dict[str, tuple[int, bytes]]]:
     stored: dict[str, tuple[int, bytes]] = {}
     for event in write.events:
         row = first((yield Step(sql.EVENT, {**key_params(write.key), "event_id": event.id})))
         if row is not None:
             # Under a case-insensitive collation the row may be another event's: then its id differs.
             stored[event.id] = (row[0] or 0, row[3].encode() if row[1] == event.id and row[3] else b"null")
-    return verdict(write.events, stored, current)
+    return stored
 
 
 def verdict(

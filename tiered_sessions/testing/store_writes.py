@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from itertools import pairwise
 
 from ..codec import same_json
 from ..records import (
     Already,
     Append,
+    AppendOutcome,
     Committed,
     Conflict,
     Create,
     Exists,
     Missing,
     Query,
+    SessionKey,
     Snapshot,
     Stale,
     Tag,
@@ -310,3 +313,34 @@ class DeleteRules(StoreFixtures):
         await writer.release()
         await writer.release()
         assert all(one.revision + 1 == two.revision and one.nonce != two.nonce for one, two in pairwise(tags))
+
+    async def test_appends_at_once_have_an_outcome_each(self, store: SessionStore) -> None:
+        """Writers that may share a statement (`grouped`): one who is refused fails no neighbour."""
+
+        async def share(write: Append) -> AppendOutcome:
+            writer = await store.writer(grouped=True)
+            try:
+                return await writer.append(write)
+            finally:
+                await writer.release()
+
+        app = new_key().app_name
+        keys = [SessionKey(app, "user", f"s{n}") for n in range(12)]
+        writes = [
+            Append(key, (await created(store, key)).session.tag, START, (event("e", n),), b'{"n":%d}' % n)
+            for n, key in enumerate(keys)
+        ]
+        stale, twice, gone = writes[:3]
+        await committed(store, replace(stale, events=(event("earlier"),)))
+        await committed(store, twice)
+        await delete(store, gone.key)
+        outcomes = await asyncio.gather(*map(share, writes))
+        assert [type(outcome) for outcome in outcomes[:3]] == [Stale, Already, Missing]
+        for n, (write, outcome) in enumerate(zip(writes[3:], outcomes[3:], strict=True), 3):
+            assert isinstance(outcome, Committed)
+            content = (await loaded(store, write.key)).session
+            assert content.tag == outcome.tag
+            assert values(content.events) == values(outcome.events)
+            assert [(e.id, e.timestamp) for e in content.events] == [("e", START + n)]
+            assert equal(content.state, {"n": n})
+            assert equal(outcome.state, {"n": n})

@@ -24,6 +24,7 @@ from ..records import ScopeKey
 from ..store.base import StoreWriter
 from .breaker import LONGEST, Breaker
 from .flights import Flight
+from .patience import first_of, within
 from .steps import (
     Answer,
     Apply,
@@ -124,8 +125,7 @@ class Call:
             if limit is None:
                 return Reply(handles[0], await command)
             try:
-                async with asyncio.timeout(limit):
-                    return Reply(handles[0], await command)
+                return Reply(handles[0], await within(command, limit))
             except TimeoutError:
                 return Ended.TIMER
         return await self._wait_for_tasks(handles, limit)
@@ -141,7 +141,7 @@ class Call:
             assert limit is not None
             await asyncio.sleep(limit)
             return Ended.TIMER
-        done, _ = await asyncio.wait(futures, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        done = await first_of(futures, limit)
         if self._stopped in done:
             return Ended.CANCELLED
         for handle in handles:

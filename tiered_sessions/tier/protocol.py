@@ -324,8 +324,10 @@ def read(key: SessionKey, query: Query, rules: Rules) -> Steps[Answer]:
     if answer.snapshot is None:
         return answer
     content = answer.snapshot.session
-    chosen = replace(content, events=query.select(content.events))
-    return Answer(replace(answer.snapshot, session=chosen), answer.source)
+    chosen = query.select(content.events)
+    if chosen is content.events:
+        return answer
+    return Answer(replace(answer.snapshot, session=replace(content, events=chosen)), answer.source)
 
 
 # --- write (consistency 5.2) -------------------------------------------------------------------
@@ -338,9 +340,11 @@ class Marked(NamedTuple):
     acknowledged: dict[ScopeKey, int]
 
 
-def _mask(scopes: tuple[ScopeKey, ...], rules: Rules) -> Steps[Marked | Failed | None]:
+def _mask(
+    scopes: tuple[ScopeKey, ...], rules: Rules, *, grouped: bool = False
+) -> Steps[Marked | Failed | None]:
     """Step 1: a connection, then the masks. None: cancelled, and nothing is left behind."""
-    checkout = yield Send(Checkout())
+    checkout = yield Send(Checkout(grouped))
     got = yield Wait((checkout,))
     if got is Ended.CANCELLED:
         return None
@@ -417,7 +421,7 @@ def _shared(marked: Marked, scope: ScopeKey, content: Content | None, rules: Rul
 def append(operation: Append, rules: Rules) -> Steps[AppendOutcome | None]:
     """Stores one append: masks, one statement, apply. None: cancelled before the statement."""
     began = yield Local(Began())
-    marked = yield from _mask(operation.scopes, rules)
+    marked = yield from _mask(operation.scopes, rules, grouped=operation.shareable)
     if not isinstance(marked, Marked):
         return marked
     session = operation.key.session

@@ -210,8 +210,11 @@ class ReadExpired(NamedTuple):
 class Checkout(NamedTuple):
     """-> None | Failed: a database connection, kept until the call ends.
 
-    Begins a unit of work: until its `Write` is sent, the call can be cancelled.
+    Begins a unit of work: until its `Write` is sent, the call can be cancelled. `grouped`: the
+    connection may be shared with other calls' appends.
     """
+
+    grouped: bool = False
 
 
 class Delete(NamedTuple):

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -55,7 +53,9 @@ from .calls import CacheCalls, Call
 from .decoded import DecodedSessions
 from .flights import Flight, Flights
 from .floors import Floors
+from .knowledge import Knowledge
 from .namespace import Namespace
+from .patience import HELD_UP
 from .sampler import Sampler
 from .steps import Answer, Ended, Reply, Rules, Steps, Swept, Timer, Wait
 from .upkeep import OUTBOX_BATCH, SWEEP_BATCH, Upkeep
@@ -118,7 +118,8 @@ class SessionTier:
             cache, self._breaker, self._metrics, clock, elected_for=2 * config.outbox_poll
         )
         self._floors = Floors(None if staleness is None else staleness + 1, clock)
-        self._decoded = DecodedSessions(config.decoded_bytes)
+        decoded = DecodedSessions(config.decoded_bytes // 4)
+        self._knowledge = Knowledge(self._floors, decoded, self._breaker, clock, config.mask_age)
         self._flights: Flights[tuple[SessionKey, Query], Answer] = Flights()
         self._reads = asyncio.Semaphore(config.store_reads)
         self._preparing = asyncio.Lock()
@@ -126,7 +127,8 @@ class SessionTier:
         self._closed = False
         self._namespace: Namespace | None = None
         if cache is not None:
-            self._namespace = Namespace(store, cache, self._breaker, clock, self._forget)
+            self._namespace = Namespace(store, cache, self._breaker, clock, self._knowledge.forget)
+            self._knowledge.namespace = self._namespace
         self._sampler: Sampler | None = None
         # A private cache is checked at every hit anyway.
         if cache is not None and cache.shared and config.sample_rate:
@@ -135,9 +137,6 @@ class SessionTier:
             )
         self._upkeep = Upkeep(self._drain, self._sweep, config, clock)
         self._writes: set[asyncio.Task[Any]] = set()
-        # A token must differ from every other process's, and from this one's own (R6).
-        self._process = secrets.token_hex(6)
-        self._tokens = 0
 
     # --- what callers use --------------------------------------------------------------------
 
@@ -318,12 +317,12 @@ class SessionTier:
                     step = generator.send(reply)
                 except StopIteration as done:
                     return done.value  # type: ignore[no-any-return]
-                if isinstance(step, steps.Send):
+                if isinstance(step, steps.Local):
+                    reply = self._knowledge.answer(step.question, call)
+                elif isinstance(step, steps.Send):
                     reply = self._send(step.command, call)
                 elif isinstance(step, Wait):
                     reply = await self._wait(step, call)
-                elif isinstance(step, steps.Local):
-                    reply = self._answer(step.question, call)
                 elif isinstance(step, steps.Later):
                     self._calls.later(step.command)
                     reply = None
@@ -340,7 +339,7 @@ class SessionTier:
             return call.start(self._read(command))
         if isinstance(command, steps.Checkout):
             call.committed = False
-            return call.start(self._checkout(call))
+            return call.start(self._checkout(command, call))
         if isinstance(command, steps.Write):
             call.committed = True
             return call.start(self._commit(command, call))
@@ -367,10 +366,10 @@ class SessionTier:
                     self._metrics.count(counters.OUTBOX_DRAINED, len(rows))
                     return None
 
-    async def _checkout(self, call: Call) -> Failed | None:
+    async def _checkout(self, command: steps.Checkout, call: Call) -> Failed | None:
         try:
             if call.writer is None:
-                call.writer = await self._store.writer()
+                call.writer = await self._store.writer(grouped=command.grouped)
         except StoreError as error:
             return Failed(error)
         return None
@@ -396,45 +395,20 @@ class SessionTier:
             return await call.wait(wait.handles, None)
         limit = _POLL if wait.timer is Timer.POLL else self._breaker.timeout
         began = self._clock()
-        ended = await call.wait(wait.handles, min(limit, call.budget))
-        call.budget -= self._clock() - began
+        allowed = min(limit, call.budget)
+        ended = await call.wait(wait.handles, allowed)
+        took = self._clock() - began
+        call.budget -= took
         if ended is Ended.TIMER:
             if wait.timer is Timer.POLL:
                 # Something is left over, so that whoever shares the flight still gets its load.
                 return Ended.TIMER if call.budget >= 2 * _POLL else Ended.SPENT
-            # A wait cut short by the rest of the budget says nothing about the cache.
-            if call.budget > 0 or limit >= self._config.cache_budget:
+            # A wait cut short by the rest of the budget says nothing about the cache, nor does one
+            # that ended late: then this process was held up, and the reply may lie there unread.
+            whole = call.budget > 0 or limit >= self._config.cache_budget
+            if whole and took <= allowed + HELD_UP:
                 self._calls.failed()
         return ended
-
-    def _answer(self, question: steps.Question, call: Call) -> Any:
-        match question:
-            case steps.Began():
-                return self._floors.began()
-            case steps.Judge(scope, tag):
-                return self._floors.judge(scope, tag)
-            case steps.Known(key):
-                return self._decoded.find(key)
-            case steps.Probed():
-                doubted = self._namespace is not None and self._namespace.doubted
-                return sys.maxsize if doubted else self._breaker.probed
-            case steps.Served(scope, tag):
-                return self._floors.served(scope, tag)
-            case steps.Observed(scope, tag, began):
-                return self._floors.observed(scope, tag, began)
-            case steps.Wrote(scope, tag):
-                return self._floors.wrote(scope, tag)
-            case steps.Keep(key, content, added):
-                return self._decoded.keep(key, content, added)
-            case steps.Token():
-                self._tokens += 1
-                return f"{self._process}.{self._tokens}"
-            case steps.Young(handles):
-                return call.age(handles, self._clock()) < self._config.mask_age
-            case steps.Seal():
-                if call.flight is not None:
-                    call.flight.sealed = True
-                return None
 
     async def _board(self, step: steps.Flight, call: Call) -> Answer:
         key, query, leases = step
@@ -485,10 +459,6 @@ class SessionTier:
     async def _tags(self, key: SessionKey) -> Tags:
         async with self._reads:
             return await self._store.tags(key)
-
-    def _forget(self) -> None:
-        self._floors.clear()
-        self._decoded.clear()
 
 
 def _error(outcome: Failed | Unknown) -> Exception:

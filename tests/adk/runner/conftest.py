@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests import servers
+from tiered_sessions import TieredConfig
 
 
 @pytest.fixture(scope="module", params=servers.STORES)
@@ -42,7 +43,7 @@ async def make(
         made.append(
             DatabaseSessionService(db_url=urls[who])
             if who == "stock"
-            else TieredSessionService(urls[who], cache=cache)
+            else TieredSessionService(urls[who], cache=cache, config=TieredConfig(shared_events="check"))
         )
         return made[-1]
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -30,7 +30,12 @@ class ExplicitDialect(PortableDialect):
     @contextlib.asynccontextmanager
     async def bounded(self, connection: AsyncConnection, patience: int = 1) -> AsyncIterator[None]:
         """Cuts the connection if the server has long been due to answer."""
-        driver = (await connection.get_raw_connection()).driver_connection
+        with self.cutting((await connection.get_raw_connection()).driver_connection, patience):
+            yield
+
+    @contextlib.contextmanager
+    def cutting(self, driver: Any, patience: int = 1) -> Iterator[None]:
+        """As `bounded`, for a driver's own connection."""
         seconds = self.config.statement_timeout * patience + 0.5
         timer = asyncio.get_running_loop().call_later(seconds, _cut, driver)
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, Final
+from typing import Any, TypeVar
 
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -14,20 +14,25 @@ from ...records import (
     Append,
     AppendOutcome,
     Committed,
-    Content,
-    EventRecord,
+    Older,
     Query,
     ScopeKey,
     SessionKey,
     Snapshot,
     Tag,
 )
-from .. import steps, writes
+from .. import writes
 from ..clock import MYSQL_NOW
 from ..failures import DRIVER_ERRORS, is_duplicate, is_retryable
-from ..steps import Flavour
-from ..values import ascii_json, fresh, to_micros, to_tag, to_time
+from ..lent import Texts, lend_doubtful, perform, watched
+from ..steps import Flavour, Row, Unit
+from ..values import ascii_json, fresh, to_micros, to_time
+from . import mysql_reads
 from .explicit import ExplicitDialect
+from .mysql_reads import ALIVE, same_bytes
+from .portable import Make
+
+T = TypeVar("T")
 
 
 class MysqlDialect(ExplicitDialect):
@@ -39,6 +44,7 @@ class MysqlDialect(ExplicitDialect):
         super().__init__(engine, config)
         # In ASCII a document survives whatever character set its column and connection have.
         self.flavour = Flavour(text=ascii_json)
+        self._texts = Texts(engine.dialect)
 
     async def alive(self, connection: AsyncConnection) -> bool:
         driver: Any = (await connection.get_raw_connection()).driver_connection
@@ -99,42 +105,29 @@ class MysqlDialect(ExplicitDialect):
         records = writes.records(write, tag.revision)
         return Committed(new, records, None, None, None, expires_in=row[1])
 
-    async def load(self, connection: AsyncConnection, key: SessionKey, query: Query) -> Snapshot | None:
-        limited = bool(query.limit)
-        params = _params(key)
-        if limited:
-            # The count of rows, and where the first row beyond them is.
-            params |= {"n": (query.limit or 0) + 1, "skip": query.limit}
-        if query.after is not None:
-            params["after"] = to_time(query.after)
-        statement = _load(query.limit != 0, limited, query.after is not None)
-        async with self.bounded(connection, patience=10):
-            rows = (await connection.execute(statement, params)).all()
-        parts: dict[str, Any] = {row[0]: row for row in rows if row[0] != "e"}
-        session = parts.get("s")
-        if session is None or tuple(session[1:4]) != key:
-            return None
-        if session.foreign_rows:
-            return await super().load(connection, key, query)
-        events = sorted(_event(row) for row in rows if row[0] == "e")
-        cut = query.limit == 0 or (limited and len(events) > (query.limit or 0))
-        if cut and limited:
-            del events[0]
-        before = parts.get("b")
-        user, app = parts.get("u"), parts.get("a")
-        return Snapshot(
-            key,
-            Content(
-                to_tag(*session[4:8]),
-                session[8].encode(),
-                tuple(events),
-                complete=not cut and query.after is None,
-                before=None if before is None else to_micros(before[7]),
-            ),
-            _scope(user, (key.app_name, key.user_id)),
-            _scope(app, (key.app_name, "")),
-            session.expires_in,
-        )
+    # --- reads ----------------------------------------------------------------------------
+
+    @property
+    def lends(self) -> bool:
+        return not watched(self.engine)
+
+    async def lent(self, make: Make[T]) -> T:
+        async def work(driver: Any) -> T:
+            async def fetch(statement: str, values: list[Any]) -> list[Row]:
+                async with driver.cursor() as cursor:
+                    await cursor.execute(statement, values)
+                    return list(await cursor.fetchall())
+
+            with self.cutting(driver, patience=10):
+                return await perform(make(), self._texts, fetch)
+
+        return await lend_doubtful(self.engine, work)
+
+    def load(self, key: SessionKey, query: Query) -> Unit[Snapshot | None]:
+        return mysql_reads.load(key, query)
+
+    def older(self, key: SessionKey, before_seq: int, query: Query) -> Unit[Older | None]:
+        return mysql_reads.older(key, before_seq, query)
 
 
 def _params(key: SessionKey) -> dict[str, Any]:
@@ -151,31 +144,11 @@ def _plain(write: Append) -> bool:
     )
 
 
-def _event(row: Any) -> EventRecord:
-    return steps.event_record((row[4], row[1], row[7], row[8]))
-
-
-def _scope(row: Any, ids: tuple[str, str]) -> Content | None:
-    if row is None or tuple(row[1:3]) != ids:
-        return None
-    return Content(to_tag(*row[4:8]), row[8].encode())
-
-
-_ALIVE: Final = f"(expires_at IS NULL OR expires_at > {MYSQL_NOW})"
-_KEY: Final = "app_name = :a AND user_id = :u AND session_id = :s"
-
-
-def _same_bytes(column: str, parameter: str) -> str:
-    # In tables with a case-insensitive collation "=" alone finds look-alikes (R34).
-    ours, theirs = (f"CAST(CONVERT({side} USING utf8mb4) AS BINARY)" for side in (column, parameter))
-    return f"{ours} = {theirs}"
-
-
 @cache
 def _append_statement(events: int, outbox: bool) -> TextClause:
     """One compound statement that begins, compares, writes and commits; answers the stored time."""
     same = " AND ".join(
-        _same_bytes(column, name) for column, name in (("app_name", ":a"), ("user_id", ":u"), ("id", ":s"))
+        same_bytes(column, name) for column, name in (("app_name", ":a"), ("user_id", ":u"), ("id", ":s"))
     )
     writes = []
     if events:
@@ -200,42 +173,8 @@ def _append_statement(events: int, outbox: bool) -> TextClause:
         "UPDATE sessions SET revision = :revision, nonce = :nonce, update_time = :time, "
         f"expires_at = IFNULL({MYSQL_NOW} + INTERVAL sliding_ttl * 1000 MICROSECOND, expires_at) "
         f"WHERE app_name = :a AND user_id = :u AND id = :s AND {same} "
-        f"AND incarnation = :i AND revision = :r AND nonce = :n AND update_time = :t AND {_ALIVE}; "
+        f"AND incarnation = :i AND revision = :r AND nonce = :n AND update_time = :t AND {ALIVE}; "
         f"IF ROW_COUNT() = 1 THEN {' '.join(writes)} COMMIT; "
         "SELECT update_time, sliding_ttl FROM sessions WHERE app_name = :a AND user_id = :u AND id = :s; "
         "ELSE ROLLBACK; SELECT CAST(NULL AS DATETIME), CAST(NULL AS SIGNED); END IF; END"
     )
-
-
-_EMPTY: Final = "CAST(NULL AS SIGNED)"
-
-
-@cache
-def _load(some: bool, limited: bool, after: bool) -> TextClause:
-    """Header, window and shared scopes as rows of one statement, which sees one moment (R32)."""
-    parts = [
-        "SELECT 's' AS kind, app_name AS one, user_id AS two, id AS three, incarnation, revision, nonce, "
-        "update_time, state, EXISTS (SELECT 1 FROM events e WHERE e.app_name = :a AND e.user_id = :u "
-        "AND e.session_id = :s AND e.seq IS NULL) AS foreign_rows, "
-        f"TIMESTAMPDIFF(MICROSECOND, {MYSQL_NOW}, expires_at) DIV 1000 AS expires_in "
-        f"FROM sessions WHERE app_name = :a AND user_id = :u AND id = :s AND {_ALIVE}",
-        f"SELECT 'u', app_name, user_id, '', incarnation, revision, nonce, update_time, state, 0, {_EMPTY} "
-        "FROM user_states WHERE app_name = :a AND user_id = :u",
-        f"SELECT 'a', app_name, '', '', incarnation, revision, nonce, update_time, state, 0, {_EMPTY} "
-        "FROM app_states WHERE app_name = :a",
-    ]
-    where = _KEY + (" AND timestamp >= :after" if after else "")
-    if some:
-        parts.append(
-            f"(SELECT 'e', id, '', '', seq, {_EMPTY}, {_EMPTY}, timestamp, event_data, 0, {_EMPTY} "
-            f"FROM events WHERE {where} ORDER BY seq DESC{' LIMIT :n' if limited else ''})"
-        )
-    if limited and not after:
-        # seq + 0 keeps the planner from the index on seq, along which it would read the whole log.
-        parts.append(
-            f"(SELECT 'b', '', '', '', {_EMPTY}, {_EMPTY}, {_EMPTY}, timestamp, NULL, 0, {_EMPTY} "
-            f"FROM events WHERE {_KEY} AND seq + 0 <= (SELECT o.seq FROM events o WHERE o.app_name = :a "
-            "AND o.user_id = :u AND o.session_id = :s ORDER BY o.seq DESC LIMIT 1 OFFSET :skip) "
-            "ORDER BY timestamp DESC LIMIT 1)"
-        )
-    return text(" UNION ALL ".join(parts))

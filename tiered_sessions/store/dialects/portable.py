@@ -37,6 +37,7 @@ from ..failures import (
     mapped,
     unknown,
 )
+from ..groups import Grouped
 from ..steps import Contended, Duplicate, Flavour, Reply, Rollback, Step, Unit
 
 T = TypeVar("T")
@@ -56,6 +57,8 @@ class PortableDialect:
     """Performs units of work on any database that SQLAlchemy drives asynchronously."""
 
     flavour = Flavour()
+    group_connections = 0
+    """How many connections store appends of several callers together; 0: each append goes alone."""
 
     def __init__(self, engine: AsyncEngine, config: TieredConfig) -> None:
         self.engine = engine
@@ -69,6 +72,19 @@ class PortableDialect:
         yield
 
     # --- performing -----------------------------------------------------------------------
+
+    @property
+    def lends(self) -> bool:
+        """Whether reads may go by `lent` now."""
+        return False
+
+    async def lent(self, make: Make[T]) -> T:
+        """Performs a unit that writes nothing on a connection without SQLAlchemy's layers.
+
+        Raises:
+            Nameless: It failed; `read` says how, or does better.
+        """
+        raise NotImplementedError
 
     async def read(self, connection: AsyncConnection, make: Make[T]) -> T:
         """Performs a unit that writes nothing."""
@@ -113,19 +129,21 @@ class PortableDialect:
 
     # --- the operations -------------------------------------------------------------------
 
-    async def load(self, connection: AsyncConnection, key: SessionKey, query: Query) -> Snapshot | None:
+    def load(self, key: SessionKey, query: Query) -> Unit[Snapshot | None]:
         """Reads a session at one moment."""
-        return await self.read(connection, lambda: reads.load(key, query, self.flavour))
+        return reads.load(key, query, self.flavour)
 
-    async def older(
-        self, connection: AsyncConnection, key: SessionKey, before_seq: int, query: Query
-    ) -> Older | None:
+    def older(self, key: SessionKey, before_seq: int, query: Query) -> Unit[Older | None]:
         """Reads the events before a window, with the tag."""
-        return await self.read(connection, lambda: reads.older(key, before_seq, query, self.flavour))
+        return reads.older(key, before_seq, query, self.flavour)
 
-    async def tags(self, connection: AsyncConnection, key: SessionKey) -> Tags:
+    def tags(self, key: SessionKey) -> Unit[Tags]:
         """Reads the tags of the three scopes."""
-        return await self.read(connection, lambda: reads.tags(key))
+        return reads.tags(key)
+
+    def sessions(self, app_name: str, user_id: str | None) -> Unit[list[Snapshot]]:
+        """Reads sessions without events."""
+        return reads.sessions(app_name, user_id)
 
     def check(self, write: Append | Create) -> None:
         """Refuses values this database cannot store. Raises `InvalidValueError`."""
@@ -142,6 +160,12 @@ class PortableDialect:
             if settled is not None:
                 return settled
         return Failed(StoreUnavailableError("Other appends kept coming between; nothing was written"))
+
+    async def append_group(
+        self, connection: AsyncConnection, writes: Sequence[Grouped]
+    ) -> Sequence[AppendOutcome | None]:
+        """Stores appends to different sessions at once; None: nothing was written, try it alone."""
+        return [None for _ in writes]
 
     async def settle(self, connection: AsyncConnection, write: Append) -> AppendOutcome | None:
         """Says what became of an append that wrote nothing; None: try again."""
@@ -165,9 +189,7 @@ class PortableDialect:
         self, connection: AsyncConnection, key: SessionKey, outbox: Sequence[ScopeKey], only_expired: bool
     ) -> DeleteOutcome:
         """Deletes a session."""
-        return await self.perform(
-            connection, lambda: writes.delete(key, outbox, only_expired=only_expired)
-        )
+        return await self.perform(connection, lambda: writes.delete(key, outbox, only_expired=only_expired))
 
     async def alive(self, connection: AsyncConnection) -> bool:
         """Says whether a checked-out connection looks usable, without asking the server."""

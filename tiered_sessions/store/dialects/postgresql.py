@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import select
 from collections.abc import Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
-from sqlalchemy import TextClause
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ...config import TieredConfig
@@ -17,7 +15,6 @@ from ...records import (
     Committed,
     Content,
     Create,
-    EventRecord,
     Missing,
     Older,
     Query,
@@ -28,31 +25,34 @@ from ...records import (
     Tag,
     Tags,
 )
-from .. import steps, writes
-from ..clock import remaining
+from .. import reads, steps, writes
 from ..failures import DRIVER_ERRORS, is_duplicate, is_retryable, is_timeout
-from ..steps import Duplicate, Flavour, Step, Unit
+from ..groups import Grouped
+from ..lent import Texts, lend_doubtful, perform, watched
+from ..steps import Duplicate, Flavour, Unit
 from ..values import check_jsonb, documents, fresh, to_micros, to_tag, to_time
+from . import postgresql_reads
 from . import postgresql_text as sql
 from .explicit import ExplicitDialect
 from .portable import TRIES, Make, drive
+from .postgresql_group import REWRITTEN, append_group
 
 T = TypeVar("T")
-
-# JSONB writes such numbers in another form: then the server's text is the one to hand on.
-_REWRITTEN: Final = re.compile(rb"[0-9.][eE][+-]?[0-9]|-0")
 
 
 class PostgresqlDialect(ExplicitDialect):
     """Performs units on PostgreSQL, the frequent ones by one statement in AUTOCOMMIT."""
 
     begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
+    group_connections = 2
 
     def __init__(self, engine: AsyncEngine, config: TieredConfig) -> None:
         super().__init__(engine, config)
         self.flavour = Flavour(rewrites=True)
         # Shares the pool; setting the level is free with asyncpg and psycopg.
         self.engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._asyncpg = engine.dialect.driver == "asyncpg"
+        self._texts = Texts(engine.dialect)
         self._lock = f"{round(config.lock_timeout * 1000)}ms"
 
     def check(self, write: Append | Create) -> None:
@@ -115,6 +115,11 @@ class PostgresqlDialect(ExplicitDialect):
                     return settled
         return await super().append(connection, write, outbox)
 
+    async def append_group(
+        self, connection: AsyncConnection, writes: Sequence[Grouped]
+    ) -> Sequence[AppendOutcome | None]:
+        return await append_group(connection, writes)
+
     async def settle(self, connection: AsyncConnection, write: Append) -> AppendOutcome | None:
         params = {**_params(write.key), "ids": [event.id for event in write.events]}
         async with self.bounded(connection):
@@ -126,59 +131,32 @@ class PostgresqlDialect(ExplicitDialect):
             event_id: (seq or 0, (payload or "null").encode())
             for event_id, seq, payload in zip(row.ids or (), row.seqs or (), row.payloads or (), strict=True)
         }
-        outcome = writes.verdict(write.events, stored, current)
-        return None if isinstance(outcome, Stale) and write.expected in (None, current) else outcome
+        return writes.settled(write, stored, current)
 
     # --- reads ----------------------------------------------------------------------------
 
-    async def load(self, connection: AsyncConnection, key: SessionKey, query: Query) -> Snapshot | None:
-        shape = sql.Window(query.limit is not None, query.after is not None, False)
-        row = await self._row(
-            connection, sql.load_statement(shape, query.limit == 0), _window_params(key, query)
-        )
-        if row is None:
-            return None
-        events, cut = _events(row, query)
-        foreign = bool(row.foreign_rows) or (bool(events) and events[-1].seq == 0)
-        return Snapshot(
-            key,
-            Content(
-                steps.session_tag(row[:4], foreign),
-                row.state.encode(),
-                events,
-                complete=not cut and query.after is None,
-                before=None if row.before is None or foreign else to_micros(row.before),
-            ),
-            _scope(row.ui, row.ur, row.un, row.ut, row.us),
-            _scope(row.ai, row.ar, row.an, row.at, row.ast),
-            remaining(row.expires_at, row.now),
-        )
+    @property
+    def lends(self) -> bool:
+        return self._asyncpg and not watched(self.engine)
 
-    async def older(
-        self, connection: AsyncConnection, key: SessionKey, before_seq: int, query: Query
-    ) -> Older | None:
-        shape = sql.Window(query.limit is not None, query.after is not None, True)
-        params = {**_window_params(key, query), "before": before_seq}
-        row = await self._row(connection, sql.older_statement(shape, query.limit == 0), params)
-        if row is None:
-            return None
-        events, cut = _events(row, query)
-        return Older(
-            steps.session_tag(row[:4], row.foreign_rows), events, complete=not cut and query.after is None
-        )
+    async def lent(self, make: Make[T]) -> T:
+        async def work(driver: Any) -> T:
+            with self.cutting(driver):
+                return await perform(make(), self._texts, lambda text, values: driver.fetch(text, *values))
 
-    async def tags(self, connection: AsyncConnection, key: SessionKey) -> Tags:
-        rows = await self.read(connection, lambda: _rows(sql.TAGS, _params(key)))
-        found = {row[0]: to_tag(*row[1:]) for row in rows}
-        return Tags(found.get("s"), found.get("u"), found.get("a"))
+        return await lend_doubtful(self.engine, work)
 
-    async def _row(self, connection: AsyncConnection, statement: TextClause, params: Any) -> Any:
-        rows = await self.read(connection, lambda: _rows(statement, params))
-        return rows[0] if rows else None
+    def load(self, key: SessionKey, query: Query) -> Unit[Snapshot | None]:
+        return postgresql_reads.load(key, query, self._asyncpg)
 
+    def older(self, key: SessionKey, before_seq: int, query: Query) -> Unit[Older | None]:
+        return postgresql_reads.older(key, before_seq, query, self._asyncpg)
 
-def _rows(statement: TextClause, params: Any) -> Unit[Sequence[Any]]:
-    return (yield Step(statement, params)).rows
+    def tags(self, key: SessionKey) -> Unit[Tags]:
+        return postgresql_reads.tags(key)
+
+    def sessions(self, app_name: str, user_id: str | None) -> Unit[list[Snapshot]]:
+        return reads.sessions(app_name, user_id, postgresql_reads.list_statement(user_id is not None))
 
 
 def _readable(descriptor: int) -> bool:
@@ -205,7 +183,7 @@ async def _append(
     shape = sql.Shape(
         write.expected is not None,
         bool(write.events),
-        any(_REWRITTEN.search(event.payload) for event in write.events),
+        any(REWRITTEN.search(event.payload) for event in write.events),
         session,
         write.app_delta is not None,
         write.user_delta is not None,
@@ -252,25 +230,6 @@ async def _append(
         _scope(row.ai, row.ar, row.an, row.at, row.ast) if shape.app else None,
         expires_in=row.sliding_ttl,
     )
-
-
-def _window_params(key: SessionKey, query: Query) -> dict[str, Any]:
-    params = _params(key)
-    if query.limit:
-        params["limit"] = query.limit + 1
-    if query.after is not None and query.limit != 0:
-        params["after"] = to_time(query.after)
-    return params
-
-
-def _events(row: Any, query: Query) -> tuple[tuple[EventRecord, ...], bool]:
-    if query.limit == 0:
-        return (), True
-    if row.ids is None:
-        return (), False
-    rows = list(zip(row.seqs, row.ids, row.times, row.payloads, strict=True))
-    cut = query.limit is not None and len(rows) > query.limit
-    return tuple(map(steps.event_record, reversed(rows[:-1] if cut else rows))), cut
 
 
 def _scope(incarnation: Any, revision: Any, nonce: Any, time: Any, state: Any) -> Content | None:

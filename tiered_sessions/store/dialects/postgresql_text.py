@@ -10,8 +10,13 @@ from sqlalchemy import TextClause, text
 from ..clock import POSTGRESQL_NOW
 
 _KEY = "app_name = :a AND user_id = :u AND session_id = :s"
-_ALIVE = f"(x.expires_at IS NULL OR x.expires_at > {POSTGRESQL_NOW})"
-_OBJECT = "(CASE WHEN jsonb_typeof({0}.state) = 'object' THEN {0}.state ELSE CAST('{{}}' AS jsonb) END)"
+ALIVE: Final = f"(x.expires_at IS NULL OR x.expires_at > {POSTGRESQL_NOW})"
+SLID: Final = (
+    f"COALESCE({POSTGRESQL_NOW} + CAST(x.sliding_ttl AS double precision) * interval '1 millisecond', "
+    "x.expires_at)"
+)
+"""When a session expires that is appended to now."""
+OBJECT: Final = "(CASE WHEN jsonb_typeof({0}.state) = 'object' THEN {0}.state ELSE CAST('{{}}' AS jsonb) END)"
 
 
 LIMITS: Final = text(
@@ -44,7 +49,7 @@ def append_statement(shape: Shape) -> TextClause:
     state = {
         "": "",
         "replace": ", state = CAST(:delta AS jsonb)",
-        "merge": f", state = {_OBJECT.format('x')} || CAST(:delta AS jsonb)",
+        "merge": f", state = {OBJECT.format('x')} || CAST(:delta AS jsonb)",
     }[shape.session]
     compared = (
         "x.incarnation = :i AND x.revision = :r AND x.nonce = :n AND x.update_time = CAST(:t AS timestamp)"
@@ -54,10 +59,9 @@ def append_statement(shape: Shape) -> TextClause:
     parts = [
         "cfg AS MATERIALIZED (SELECT set_config('lock_timeout', :lock, true) AS x)",
         "up AS (UPDATE sessions x SET revision = x.revision + CAST(:k AS bigint), nonce = :nonce, "
-        f"update_time = CAST(:time AS timestamp){state}, expires_at = COALESCE({POSTGRESQL_NOW} "
-        "+ CAST(x.sliding_ttl AS double precision) * interval '1 millisecond', x.expires_at) "
+        f"update_time = CAST(:time AS timestamp){state}, expires_at = {SLID} "
         "WHERE x.app_name = :a AND x.user_id = :u AND x.id = :s "
-        f"AND (SELECT x FROM cfg) IS NOT NULL AND {compared} AND {_ALIVE} "
+        f"AND (SELECT x FROM cfg) IS NOT NULL AND {compared} AND {ALIVE} "
         "RETURNING x.incarnation, x.revision, x.nonce, x.update_time, x.sliding_ttl"
         f"{', CAST(x.state AS text) AS state' if shape.session else ''})",
     ]
@@ -93,7 +97,7 @@ def _scope_part(name: str, table: str, key: str, values: str, order: str) -> str
         f"{name} AS (INSERT INTO {table} AS x ({key}, state, update_time, incarnation, revision, nonce) "
         f"SELECT {values}, CAST(:{kind}_delta AS jsonb), CAST(:time AS timestamp), "
         f"CAST(:{kind}_i AS bigint), 0, CAST(:{kind}_n AS bigint) FROM up{order} "
-        f"ON CONFLICT ({key}) DO UPDATE SET state = {_OBJECT.format('x')} || EXCLUDED.state, "
+        f"ON CONFLICT ({key}) DO UPDATE SET state = {OBJECT.format('x')} || EXCLUDED.state, "
         "update_time = EXCLUDED.update_time, incarnation = COALESCE(x.incarnation, EXCLUDED.incarnation), "
         "revision = COALESCE(x.revision + 1, 0), nonce = EXCLUDED.nonce "
         "RETURNING incarnation, revision, nonce, update_time, CAST(state AS text) AS state)"
@@ -108,6 +112,13 @@ def _scope_columns(name: str, mark: str) -> str:
     )
 
 
+OUTBOX_KEY: Final = "kind, app_name, user_id, session_id"
+OUTBOX_COLUMNS: Final = ("incarnation", "revision", "nonce", "update_time", "stamp")
+OUTBOX_RENEWED: Final = f"ON CONFLICT ({OUTBOX_KEY}) DO UPDATE SET " + ", ".join(
+    f"{column} = EXCLUDED.{column}" for column in OUTBOX_COLUMNS
+)
+
+
 def _outbox_part(shape: Shape) -> str:
     sources = {"session": ("up", ":a, :u, :s"), "app": ("app", ":a, '', ''"), "user": ("usr", ":a, :u, ''")}
     rows = []
@@ -119,19 +130,16 @@ def _outbox_part(shape: Shape) -> str:
         if not known:
             tag = "CAST(NULL AS bigint), CAST(NULL AS bigint), CAST(NULL AS bigint), CAST(NULL AS bigint)"
         rows.append(f"SELECT '{kind}', {key}, {tag}, CAST(:stamp_{kind} AS bigint) FROM {source}")
-    key = "kind, app_name, user_id, session_id"
-    columns = ("incarnation", "revision", "nonce", "update_time", "stamp")
-    changes = ", ".join(f"{column} = EXCLUDED.{column}" for column in columns)
     return (
-        f"box AS (INSERT INTO cache_outbox ({key}, {', '.join(columns)}) {' UNION ALL '.join(rows)} "
-        f"ON CONFLICT ({key}) DO UPDATE SET {changes})"
+        f"box AS (INSERT INTO cache_outbox ({OUTBOX_KEY}, {', '.join(OUTBOX_COLUMNS)}) "
+        f"{' UNION ALL '.join(rows)} {OUTBOX_RENEWED})"
     )
 
 
 # --- statements that read --------------------------------------------------------------------
 
 _EXISTS_FOREIGN = f"EXISTS (SELECT 1 FROM events WHERE {_KEY} AND seq IS NULL)"
-_SESSION = f"x.app_name = :a AND x.user_id = :u AND x.id = :s AND {_ALIVE}"
+_SESSION = f"x.app_name = :a AND x.user_id = :u AND x.id = :s AND {ALIVE}"
 
 SETTLE: Final = text(
     f"SELECT x.incarnation, x.revision, x.nonce, x.update_time, {_EXISTS_FOREIGN} AS foreign_rows, "
@@ -139,76 +147,3 @@ SETTLE: Final = text(
     "array_agg(seq) AS seqs, array_agg(CAST(event_data AS text)) AS payloads FROM events "
     f"WHERE {_KEY} AND id = ANY(CAST(:ids AS text[]))) e ON true WHERE {_SESSION}"
 )
-
-TAGS: Final = text(
-    f"SELECT 's' AS kind, x.incarnation, x.revision, x.nonce, x.update_time FROM sessions x WHERE {_SESSION} "
-    "UNION ALL SELECT 'u', incarnation, revision, nonce, update_time FROM user_states "
-    "WHERE app_name = :a AND user_id = :u "
-    "UNION ALL SELECT 'a', incarnation, revision, nonce, update_time FROM app_states WHERE app_name = :a"
-)
-
-
-class Window(NamedTuple):
-    limited: bool
-    after: bool
-    older: bool
-
-
-@cache
-def load_statement(window: Window, none: bool) -> TextClause:
-    """A session, its window and its shared scopes: one statement, one moment.
-
-    In descending order NULL comes first, so the index on seq delivers events of other programs as
-    the newest; only where the window may not show them is asked for them.
-    """
-    before, foreign = "CAST(NULL AS timestamp)", "false"
-    if window.limited and not window.after and not none:
-        # seq + 0 keeps the planner from the index on seq, along which it would read the whole log.
-        before = (
-            "CASE WHEN cardinality(e.seqs) = :limit THEN (SELECT o.timestamp FROM events o "
-            "WHERE o.app_name = :a AND o.user_id = :u AND o.session_id = :s "
-            "AND o.seq + 0 <= e.seqs[cardinality(e.seqs)] ORDER BY o.timestamp DESC LIMIT 1) END"
-        )
-    if none or window.after:
-        foreign = _EXISTS_FOREIGN
-    return text(
-        "SELECT x.incarnation, x.revision, x.nonce, x.update_time, CAST(x.state AS text) AS state, "
-        f"{foreign} AS foreign_rows, {before} AS before, {_EVENT_COLUMNS}, "
-        "u.incarnation AS ui, u.revision AS ur, u.nonce AS un, u.update_time AS ut, "
-        "CAST(u.state AS text) AS us, a.incarnation AS ai, a.revision AS ar, a.nonce AS an, "
-        "a.update_time AS at, CAST(a.state AS text) AS ast, "
-        f"x.expires_at, {POSTGRESQL_NOW} AS now "
-        "FROM sessions x LEFT JOIN user_states u ON u.app_name = x.app_name AND u.user_id = x.user_id "
-        f"LEFT JOIN app_states a ON a.app_name = x.app_name {_window(window, none)} WHERE {_SESSION}"
-    )
-
-
-@cache
-def older_statement(window: Window, none: bool) -> TextClause:
-    return text(
-        f"SELECT x.incarnation, x.revision, x.nonce, x.update_time, {_EXISTS_FOREIGN} AS foreign_rows, "
-        f"{_EVENT_COLUMNS} FROM sessions x {_window(window, none)} WHERE {_SESSION}"
-    )
-
-
-_EVENT_COLUMNS = "e.seqs, e.ids, e.times, e.payloads"
-
-
-def _window(window: Window, none: bool) -> str:
-    conditions = [_KEY]
-    if none:
-        conditions.append("false")
-    else:
-        if window.after:
-            conditions.append("timestamp >= CAST(:after AS timestamp)")
-        if window.older:
-            conditions.append("seq < CAST(:before AS bigint)")
-    limit = " LIMIT CAST(:limit AS integer)" if window.limited and not none else ""
-    rows = (
-        "SELECT seq, id, timestamp, CAST(event_data AS text) AS payload FROM events "
-        f"WHERE {' AND '.join(conditions)} ORDER BY seq DESC, timestamp DESC, id DESC{limit}"
-    )
-    return (
-        "LEFT JOIN LATERAL (SELECT array_agg(seq) AS seqs, array_agg(id) AS ids, "
-        f"array_agg(timestamp) AS times, array_agg(payload) AS payloads FROM ({rows}) w) e ON true"
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -15,10 +15,12 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from ...config import TieredConfig
 from ...errors import StoreUnavailableError
-from ...records import Failed, SessionKey, Tags, Unknown
-from .. import reads
+from ...records import Append, AppendOutcome, Failed, ScopeKey, Unknown
 from ..failures import is_duplicate, mapped
-from ..steps import Duplicate, Flavour, Reply, Step, Unit
+from ..groups import Grouped
+from ..lent import lend
+from ..steps import Contended, Duplicate, Flavour, Reply, Rollback, Step, Unit
+from ..writes import append
 from .portable import Make, PortableDialect
 
 T = TypeVar("T")
@@ -28,6 +30,7 @@ class SqliteDialect(PortableDialect):
     """Performs units on SQLite. Writes of one process wait for each other here, not in the file."""
 
     flavour = Flavour(snapshot=True)
+    group_connections = 1
 
     def __init__(self, engine: AsyncEngine, config: TieredConfig, *, owned: bool) -> None:
         super().__init__(engine, config)
@@ -35,15 +38,47 @@ class SqliteDialect(PortableDialect):
         self._turn = asyncio.Lock()
         self._busy = round(config.lock_timeout * 1000)
 
+    @property
+    def lends(self) -> bool:
+        return True
+
+    async def lent(self, make: Make[T]) -> T:
+        unit = make()
+        return await lend(
+            self.engine,
+            lambda driver: _hop_on(
+                driver, lambda raw: _transaction(raw, "BEGIN", lambda raw: _drive(raw, unit))
+            ),
+        )
+
     async def read(self, connection: AsyncConnection, make: Make[T]) -> T:
         unit = make()
-        return await _hop(connection, lambda raw: _transaction(raw, "BEGIN", unit))
-
-    async def tags(self, connection: AsyncConnection, key: SessionKey) -> Tags:
-        unit = reads.tags(key)
-        return await _hop(connection, lambda raw: _drive(raw, unit))
+        return await _hop(connection, lambda raw: _transaction(raw, "BEGIN", lambda raw: _drive(raw, unit)))
 
     async def transaction(self, connection: AsyncConnection, unit: Unit[T]) -> T:
+        return await self._write(connection, lambda raw: _drive(raw, unit))
+
+    async def append_group(
+        self, connection: AsyncConnection, writes: Sequence[Grouped]
+    ) -> Sequence[AppendOutcome | None]:
+        return await self._write(connection, lambda raw: [self._append(raw, *write) for write in writes])
+
+    def _append(
+        self, raw: sqlite3.Connection, write: Append, outbox: Sequence[ScopeKey]
+    ) -> AppendOutcome | None:
+        raw.execute("SAVEPOINT one")
+        outcome: AppendOutcome | None = None
+        try:
+            outcome = _drive(raw, append(write, outbox, self.flavour))
+        except (Rollback, Duplicate, Contended) as ended:
+            if isinstance(ended, Rollback):
+                outcome = ended.outcome
+            raw.execute("ROLLBACK TO one")
+        raw.execute("RELEASE one")
+        return outcome
+
+    async def _write(self, connection: AsyncConnection, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Runs `work` as a transaction, one at a time."""
         try:
             async with asyncio.timeout(self.config.lock_timeout):
                 await self._turn.acquire()
@@ -51,17 +86,17 @@ class SqliteDialect(PortableDialect):
             message = "Other writes of this process hold the database; nothing was written"
             raise StoreUnavailableError(message) from error
         try:
-            return await _hop(connection, lambda raw: self._write(raw, unit))
+            return await _hop(connection, lambda raw: self._commit(raw, work))
         finally:
             self._turn.release()
 
-    def _write(self, raw: sqlite3.Connection, unit: Unit[T]) -> T:
+    def _commit(self, raw: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
         if self._owned:
-            return _transaction(raw, "BEGIN IMMEDIATE", unit)
+            return _transaction(raw, "BEGIN IMMEDIATE", work)
         (theirs,) = raw.execute("PRAGMA busy_timeout").fetchone()
         raw.execute(f"PRAGMA busy_timeout = {self._busy}")
         try:
-            return _transaction(raw, "BEGIN IMMEDIATE", unit)
+            return _transaction(raw, "BEGIN IMMEDIATE", work)
         finally:
             raw.execute(f"PRAGMA busy_timeout = {theirs}")
 
@@ -76,15 +111,18 @@ async def _hop(connection: AsyncConnection, work: Callable[[sqlite3.Connection],
     aiosqlite's public methods are one hop each; only its private `_execute` takes a function
     (tests/conformance/test_store_sqlite.py notices when that changes).
     """
-    driver: Any = (await connection.get_raw_connection()).driver_connection
+    return await _hop_on((await connection.get_raw_connection()).driver_connection, work)
+
+
+async def _hop_on(driver: Any, work: Callable[[sqlite3.Connection], T]) -> T:
     result: T = await driver._execute(lambda: work(driver._conn))
     return result
 
 
-def _transaction(raw: sqlite3.Connection, begin: str, unit: Unit[T]) -> T:
+def _transaction(raw: sqlite3.Connection, begin: str, work: Callable[[sqlite3.Connection], T]) -> T:
     raw.execute(begin)
     try:
-        result = _drive(raw, unit)
+        result = work(raw)
         raw.execute("COMMIT")
     except BaseException:
         if raw.in_transaction:

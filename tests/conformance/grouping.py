@@ -1,0 +1,100 @@
+"""Appends that meet in a batch on purpose."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from tests.conformance.store_backends import START, created, event, new_key
+from tiered_sessions.records import Append, AppendOutcome, NewEvent, ScopeKey, SessionKey
+from tiered_sessions.store.base import SessionStore
+from tiered_sessions.store.groups import Groups
+from tiered_sessions.store.store import SqlSessionStore
+
+Write = tuple[Append, Sequence[ScopeKey]]
+
+
+class Journal:
+    """What was stored how: the size of every batch, and how many appends went alone."""
+
+    def __init__(self, store: SqlSessionStore, monkeypatch: Any) -> None:
+        self.batches: list[int] = []
+        self.alone = 0
+        dialect: Any = store._dialect
+        group, single = dialect.append_group, dialect.append
+
+        async def append_group(connection: Any, writes: Any) -> Any:
+            self.batches.append(len(writes))
+            return await group(connection, writes)
+
+        async def append(*arguments: Any) -> Any:
+            self.alone += 1
+            return await single(*arguments)
+
+        monkeypatch.setattr(dialect, "append_group", append_group)
+        monkeypatch.setattr(dialect, "append", append)
+
+
+def groups(store: SqlSessionStore) -> Groups:
+    """The queue of a store that has one."""
+    found = store._groups
+    assert found is not None
+    return found
+
+
+async def until(condition: Any) -> None:
+    """Gives others their turn until `condition` holds."""
+    async with asyncio.timeout(10):
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(0)
+
+
+async def share(store: SessionStore, write: Append, outbox: Sequence[ScopeKey] = ()) -> AppendOutcome:
+    """Performs an append as a caller who is willing to share."""
+    writer = await store.writer(grouped=True)
+    try:
+        return await writer.append(write, outbox)
+    finally:
+        await writer.release()
+
+
+@contextlib.asynccontextmanager
+async def gathering(store: SqlSessionStore) -> AsyncIterator[None]:
+    """Every connection is in use; when the block ends one comes free, and all who wait meet in a batch."""
+    holders = [await store.writer(grouped=True) for _ in range(store._dialect.group_connections)]
+    try:
+        yield
+    finally:
+        # The first takes all who wait, so nobody is left for the others.
+        await holders.pop().release()
+        await until(lambda: not groups(store)._waiting)
+        for holder in holders:
+            await holder.release()
+
+
+async def together(store: SqlSessionStore, writes: Sequence[Write]) -> list[AppendOutcome]:
+    """Performs appends in one batch, in this order."""
+    async with gathering(store):
+        tasks = [asyncio.create_task(share(store, *write)) for write in writes]
+        await until(lambda: len(groups(store)._waiting) == len(writes))
+    return await asyncio.gather(*tasks)
+
+
+async def sessions(store: SessionStore, count: int) -> list[Append]:
+    """Makes sessions of one app; returns an append to each."""
+    app = new_key().app_name
+    writes = []
+    for number in range(count):
+        key = SessionKey(app, "user", f"s{number}")
+        made = await created(store, key)
+        writes.append(Append(key, made.session.tag, START, (event(f"e{number}"),)))
+    return writes
+
+
+def with_event(write: Append, new: NewEvent) -> Append:
+    """The same append with another event."""
+    return Append(write.key, write.expected, write.update_time, (new,))

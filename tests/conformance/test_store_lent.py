@@ -1,0 +1,147 @@
+"""Reads on the driver's own connection, and the plans of PostgreSQL's statements that read."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+from sqlalchemy import event as events
+from sqlalchemy import text
+
+from tests.conformance.store_backends import (
+    START,
+    append,
+    as_stranger,
+    backend_url,
+    created,
+    event,
+    loaded,
+    new_key,
+    open_store,
+)
+from tiered_sessions.errors import SchemaMismatchError
+from tiered_sessions.records import Append, Committed, Query, SessionKey
+from tiered_sessions.store.dialects import postgresql_reads as sql
+from tiered_sessions.store.store import SqlSessionStore
+
+LENDING = ("sqlite", "memory", "postgresql", "mariadb", "mariadb-asyncmy")
+LONG = 3000
+
+
+@pytest.fixture(params=LENDING)
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[SqlSessionStore]:
+    backend = request.param
+    options = {} if "mem" in backend else {"pool_size": 1, "max_overflow": 0, "pool_timeout": 5}
+    async with open_store(backend_url(request, backend), backend, **options) as store:
+        yield store
+
+
+async def filled(store: SqlSessionStore, count: int) -> SessionKey:
+    """Makes a session of `count` events."""
+    key = new_key()
+    tag = (await created(store, key)).session.tag
+    for first in range(0, count, 500):
+        numbers = range(first, min(first + 500, count))
+        done = await append(store, Append(key, tag, START, tuple(event(f"e{n:04}") for n in numbers)))
+        assert isinstance(done, Committed), done
+        tag = done.tag
+    return key
+
+
+async def test_reads_go_by_the_drivers_own_connection(store: SqlSessionStore) -> None:
+    assert store._dialect.lends
+
+
+@pytest.mark.parametrize("store", ["postgresql", "mariadb"], indirect=True)
+async def test_whoever_listens_to_statements_hears_every_read(store: SqlSessionStore) -> None:
+    key = await filled(store, 3)
+    quiet = await loaded(store, key)
+    heard: list[str] = []
+
+    def hear(_c: object, _k: object, statement: str, *_: object) -> None:
+        heard.append(statement)
+
+    events.listen(store._engine.sync_engine, "before_cursor_execute", hear)
+    assert not store._dialect.lends
+    assert await loaded(store, key) == quiet
+    assert len(heard) == 1
+    events.remove(store._engine.sync_engine, "before_cursor_execute", hear)
+    assert store._dialect.lends
+
+
+async def test_a_cancelled_read_gives_its_connection_back(store: SqlSessionStore) -> None:
+    key = await filled(store, 3)
+    whole = await loaded(store, key)
+    for turns in range(8):
+        reading = asyncio.create_task(store.load(key, Query()))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        reading.cancel()
+        await asyncio.wait((reading,))
+    assert await loaded(store, key) == whole
+
+
+@pytest.mark.parametrize("store", ["postgresql", "mariadb"], indirect=True)
+async def test_an_error_on_a_lent_connection_has_its_name_and_costs_no_connection(
+    store: SqlSessionStore,
+) -> None:
+    key = await filled(store, 3)
+    whole = await loaded(store, key)
+    await as_stranger(store, "ALTER TABLE user_states RENAME TO user_states_away")
+    try:
+        with pytest.raises(SchemaMismatchError, match="user_states"):
+            await store.load(key, Query())
+    finally:
+        await as_stranger(store, "ALTER TABLE user_states_away RENAME TO user_states")
+    assert await loaded(store, key) == whole
+
+
+@pytest.mark.parametrize("store", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("statistics", [False, True])
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize(
+    "window",
+    [
+        sql.Window(True, True, False, False, True),
+        sql.Window(True, True, True, False, True),
+        sql.Window(True, True, False, True, True),
+        sql.Window(False, False, False, False, False),
+    ],
+)
+async def test_a_window_reads_no_more_of_a_long_log_than_it_shows(
+    store: SqlSessionStore, statistics: bool, mode: str, window: sql.Window
+) -> None:
+    """Also while the server knows nothing of the table, as in the first minutes of a database."""
+    key = await filled(store, LONG)
+    statement = sql.older_statement(window) if window.older else sql.load_statement(window)
+    values = {
+        "a": f"'{key.app_name}'",
+        "u": f"'{key.user_id}'",
+        "s": f"'{key.session_id}'",
+        "limit": "21",
+        "after": "'2000-01-01'",
+        "before": "2000",
+    }
+    async with store.engine.connect() as connection:
+        await connection.execute(text("ANALYZE events"))
+        if not statistics:
+            await connection.execute(text("DELETE FROM pg_statistic WHERE starelid = 'events'::regclass"))
+        await connection.execute(text(f"SET LOCAL plan_cache_mode = {mode}"))
+        compiled = statement.compile(dialect=store._engine.dialect)
+        await connection.execute(text(f"PREPARE windowed AS {compiled}"))
+        given = ", ".join(values[name] for name in compiled.positiontup or ())
+        plan = await connection.execute(
+            text(f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) EXECUTE windowed ({given})")
+        )
+        found = plan.scalar_one()
+        await connection.execute(text("DEALLOCATE windowed"))
+        await connection.rollback()
+    nodes = [(found if isinstance(found, list) else json.loads(found))[0]["Plan"]]
+    read = 0
+    for node in nodes:
+        nodes += node.get("Plans", ())
+        if node.get("Relation Name") == "events":
+            read += (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
+    assert read < 100, found

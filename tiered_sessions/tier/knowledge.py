@@ -1,0 +1,83 @@
+"""What a process knows by itself: answers the protocol's local questions, at once and without I/O."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from . import steps
+from .breaker import Breaker
+from .calls import Call
+from .decoded import DecodedSessions
+from .floors import Floors
+from .namespace import Namespace
+
+
+class Knowledge:
+    """Floors, sessions kept in the process, tokens, and when the cache was out of reach.
+
+    Args:
+        floors: The tags this process wrote or served.
+        decoded: The sessions it keeps.
+        breaker: Knows since when the cache can be reached.
+        clock: Seconds, monotonic.
+        mask_age: How old, in seconds, a mask may be when its statement is sent (R7).
+    """
+
+    def __init__(
+        self,
+        floors: Floors,
+        decoded: DecodedSessions,
+        breaker: Breaker,
+        clock: Callable[[], float],
+        mask_age: float,
+    ) -> None:
+        self._floors = floors
+        self._decoded = decoded
+        self._breaker = breaker
+        self._clock = clock
+        self._mask_age = mask_age
+        self.namespace: Namespace | None = None
+        # A token must differ from every other process's, and from this one's own (R6).
+        self._process = secrets.token_hex(6)
+        self._tokens = 0
+        # By type: a hit asks nine of them, and a comparison of one after the other shows.
+        self._answers: dict[type, Callable[[Any, Call], Any]] = {
+            steps.Began: lambda question, call: floors.began(),
+            steps.Judge: lambda question, call: floors.judge(*question),
+            steps.Known: lambda question, call: decoded.find(*question),
+            steps.Probed: self._probed,
+            steps.Served: lambda question, call: floors.served(*question),
+            steps.Observed: lambda question, call: floors.observed(*question),
+            steps.Wrote: lambda question, call: floors.wrote(*question),
+            steps.Keep: lambda question, call: decoded.keep(*question),
+            steps.Token: self._token,
+            steps.Young: self._young,
+            steps.Seal: self._seal,
+        }
+
+    def answer(self, question: steps.Question, call: Call) -> Any:
+        """Answers one question of `call`."""
+        return self._answers[type(question)](question, call)
+
+    def forget(self) -> None:
+        """Forgets what was learnt of the cache's content: another namespace begins."""
+        self._floors.clear()
+        self._decoded.clear()
+
+    def _probed(self, question: steps.Probed, call: Call) -> int:
+        doubted = self.namespace is not None and self.namespace.doubted
+        return sys.maxsize if doubted else self._breaker.probed
+
+    def _token(self, question: steps.Token, call: Call) -> str:
+        self._tokens += 1
+        return f"{self._process}.{self._tokens}"
+
+    def _young(self, question: steps.Young, call: Call) -> bool:
+        return call.age(question.handles, self._clock()) < self._mask_age
+
+    def _seal(self, question: steps.Seal, call: Call) -> None:
+        if call.flight is not None:
+            call.flight.sealed = True

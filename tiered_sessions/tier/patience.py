@@ -1,0 +1,67 @@
+"""Waiting with a limit in a process that may have been held up itself.
+
+An event loop that was busy for longer than a limit finds the reply and the end of the limit at once,
+and a plain time-out would discard the reply. Here the loop turns a few times more first, so that what
+has arrived is read: a slow process is not taken for a slow server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
+
+HELD_UP: Final = 0.005
+"""A timer that is later than this, in seconds, says that the loop was busy."""
+
+# From the socket through a reader's task to whoever waits.
+_TURNS: Final = 4
+
+
+class _Timer:
+    """Ends a time-out at `when`, or some turns later if the loop was busy then."""
+
+    def __init__(self, bound: asyncio.Timeout, when: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._bound = bound
+        self._when = when
+        self._turns = _TURNS
+        self._handle: asyncio.Handle = self._loop.call_at(when, self._fire)
+
+    def stop(self) -> None:
+        self._handle.cancel()
+
+    def _fire(self) -> None:
+        if self._turns and self._loop.time() > self._when + HELD_UP:
+            self._turns -= 1
+            self._handle = self._loop.call_soon(self._fire)
+        else:
+            self._bound.reschedule(self._loop.time())
+
+
+async def within(command: Awaitable[T], limit: float) -> T:
+    """Awaits `command` for at most `limit` seconds.
+
+    Raises:
+        TimeoutError: It took longer, and has been cancelled.
+    """
+    async with asyncio.timeout(None) as bound:
+        timer = _Timer(bound, asyncio.get_running_loop().time() + limit)
+        try:
+            return await command
+        finally:
+            timer.stop()
+
+
+async def first_of(futures: Sequence[asyncio.Future[Any]], limit: float | None) -> set[asyncio.Future[Any]]:
+    """Returns those of `futures` that are done when the first is, or none after `limit` seconds."""
+    loop = asyncio.get_running_loop()
+    when = None if limit is None else loop.time() + limit
+    done, _ = await asyncio.wait(futures, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+    if not done and when is not None and loop.time() > when + HELD_UP:
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+        done = {future for future in futures if future.done()}
+    return done
