@@ -2,12 +2,14 @@
 # make demo    see two server processes share one store and one cache
 # make test    all tests, on the servers that are found (docs: tests/servers.py)
 # make matrix  the items of ADK's conformance list, with their evidence
+# make model   every interleaving of the protocol, to the end (docs: tests/protocol/explorer/search.py)
+# make bench   a few minutes of benchmarks against stock google-adk; bench-full: all of them, 20 minutes at most
 # make lint    ruff and mypy
 PYTHON ?=
 export PYTHON
 TESTS ?= tests
 
-.PHONY: demo test matrix lint lock clean
+.PHONY: demo test matrix model bench bench-full lint lock clean
 .SILENT:
 
 demo:
@@ -23,6 +25,16 @@ test: dev
 
 matrix: dev
 	.venv/bin/python -m tests.adk.matrix
+
+model: dev
+	.venv/bin/python -m tests.protocol.explorer_mixes
+
+# Servers: TIERED_SESSIONS_TEST_POSTGRESQL, _MYSQL and _REDIS, else those on this machine's standard ports.
+bench bench-full:
+	python=$$(.ci/python) && .ci/venv .venvs/bench "$$python" -e '.[all,dev,adk,bench]' google-adk==2.13.0
+	mkdir -p build/bench
+	.venvs/bench/bin/python -m bench --$(if $(filter bench-full,$@),full,quick) --json build/bench/$@.json \
+		--markdown build/bench/$@.md --plot build/bench/$@
 
 lint: dev
 	.venv/bin/ruff check .

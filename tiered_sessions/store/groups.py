@@ -288,22 +288,15 @@ class Seat:
     async def _alone(self, work: Callable[[StoreWriter], Awaitable[T]]) -> T | Failed:
         assert self._batch is not None
         self._batch.leave(self)
-        deadline = self._batch.sealed_at + self._groups.mask_age
         try:
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout_at(self._batch.sealed_at + self._groups.mask_age):
                 writer = await self._groups.alone()
         except TimeoutError:
-            return _too_late()
+            message = "The database was busy for too long; nothing was written"
+            return Failed(StoreUnavailableError(message))
         except StoreError as error:
             return Failed(error)
         try:
-            # A checkout that did not have to wait was not interrupted.
-            if asyncio.get_running_loop().time() > deadline:
-                return _too_late()
             return await work(writer)
         finally:
             await writer.release()
-
-
-def _too_late() -> Failed:
-    return Failed(StoreUnavailableError("The database was busy for too long; nothing was written"))

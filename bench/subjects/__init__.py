@@ -1,0 +1,1 @@
+"""What is measured: stock's services, ours, and bounds written by hand."""

@@ -1,0 +1,186 @@
+"""What the explorer must notice: steps of the product's source changed, and parts switched off.
+
+Each bites in one of the small mixes, under which the product itself keeps its promise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+
+from tests.protocol.explorer import sql
+from tests.protocol.explorer.mixes import SMALL
+from tests.protocol.explorer.search import Result, explore, mutant
+from tests.protocol.mutations import MUTATIONS, Edit, edit
+from tiered_sessions.tier import chores, protocol
+
+LOAD = "    snapshot: Snapshot | None = yield from sql(Load(key, wanted))\n"
+SEAL = "    yield Local(Seal())\n"
+LEASES = "    tokens: dict[ScopeKey, str] = {}\n    asked: dict[int, ScopeKey] = {}\n    for scope in leases:"
+INTENTS = """\
+            asked[(yield Send(Intent(scope, token)))] = scope
+        handles = tuple(asked)
+        acknowledged: dict[ScopeKey, int] = {}
+"""
+UNAWAITED = """\
+            yield Later(Intent(scope, token))
+        handles = ()
+        acknowledged = dict.fromkeys(scopes, 0)
+"""
+COMMIT = "    outcome = yield from sql(Write(operation, tuple(unmasked)))\n"
+DELETION = "    outcome: DeleteOutcome = yield from _commit(operation, (session,), marked, rules)\n"
+DROPPED = "yield from _publish([Drop(session, marked.token, None)], rules)\n"
+TOUCH = "                yield Later(Touch(scope, entry.content.tag, entry.now, entry.stamp))\n"
+LATE_TOUCH = """\
+                again = yield from ask(LookUp(key.scopes, header_only=True))
+                yield Later(Touch(scope, entry.content.tag, again[0].now, entry.stamp))
+"""
+FORGET = """\
+    if done:
+        yield from sql(ForgetOutbox(tuple(done)))
+"""
+ROWS = "    rows: Sequence[OutboxRow] = yield from sql(ReadOutbox())\n"
+ROWS = "    rows: Sequence[OutboxRow] = yield from sql(ReadOutbox())\n"
+OUTCOME = "            yield Local(Wrote(scope, None))\n    elif isinstance(outcome, Failed)"
+APPLIED = "        yield from _publish(commands, rules)\n    elif isinstance(outcome, Stale)"
+
+Change = tuple[str, str]
+
+_SWAPS: dict[str, tuple[str, tuple[Change, ...]]] = {
+    "the statement before its masks": ("a writer, two reads", ((INTENTS, UNAWAITED),)),
+    "the masks are taken away before the statement": (
+        "a writer, two reads",
+        ((COMMIT, "    yield from _release(marked)\n" + COMMIT),),
+    ),
+    "the load before the lease": (
+        "a writer, a cold reader",
+        (
+            (LOAD, ""),
+            (
+                LEASES,
+                LOAD.replace("wanted", "query")
+                + LEASES.replace("    tokens", "    wanted = query\n    tokens"),
+            ),
+        ),
+    ),
+    "a flight is joined after its load": ("a shared flight", ((SEAL, ""), (LOAD, LOAD + SEAL))),
+    "the drop before the deletion": (
+        "deleted and created again",
+        (
+            ("        if session in marked.acknowledged:\n            " + DROPPED, ""),
+            (DELETION, "    " + DROPPED + DELETION),
+        ),
+    ),
+    "no apply, the mask is released": (
+        "a writer, two reads",
+        ((APPLIED, APPLIED.replace("_publish(commands, rules)", "_release(marked)")),),
+    ),
+    "the statement under aged masks": ("masks age", (("if (yield Local(Young(handles))):", "if True:"),)),
+    "masks released when the outcome is unknown": (
+        "outcome unknown, said again",
+        (
+            (
+                OUTCOME,
+                OUTCOME.replace("Local(Wrote(scope, None))", "Later(Release(scope, marked.token))"),
+            ),
+        ),
+    ),
+    "no outbox rows": ("a writer cut off", ((COMMIT, COMMIT.replace("tuple(unmasked)", "()")),)),
+    "kept content whatever its tag": (
+        "a writer, two reads",
+        (("known is not None and known.tag == session.content.tag", "known is not None"),),
+    ),
+    "the time of a check read after its tags": ("foreign state", ((TOUCH, LATE_TOUCH),)),
+    "at 0 an entry is not checked": (
+        "strong reads, foreign writer",
+        (("strong = rules.max_staleness == 0\n", "strong = False\n"),),
+    ),
+    "older events of another history": (
+        "a window of a session created again",
+        (("if older is None or older.tag != content.tag:", "if older is None:"),),
+    ),
+    "the floor is not asked": (
+        "evicted, one process",
+        (("standing = yield Local(Judge(scope, entry.content.tag))", "pass"),),
+    ),
+    "a call that never ends": ("a writer, two reads", ((COMMIT, COMMIT + "    yield Wait((10**6,))\n"),)),
+    "a call that raises": ("a writer, two reads", ((COMMIT, COMMIT + "    assert outcome is None\n"),)),
+    "a wait for the cache without a limit": (
+        "a writer, two reads",
+        (("got = yield Wait((lookup,), Timer.CACHE)", "got = yield Wait((lookup,))"),),
+    ),
+}
+_DRAINING = (ROWS, ROWS + "    yield from sql(ForgetOutbox(tuple(rows)))\n"), (FORGET, "")
+
+_PARTS = {
+    "lease": "a window of a session created again",
+    "grant-time": "commands arrive twice",
+    "mask": "a writer, two reads",
+    "mask-purge": "writers die",
+    "mask-of-an-unknown-commit": "outcome unknown, said again",
+    "mask-of-what-is-replaced": "replaced, clocks differ",
+    "predecessor": "two writers, a reader",
+    "nonce": "SQL loses a commit",
+    "update-time": "foreign state",
+    "incarnation-in-apply": "user state made anew",
+    "incarnation-in-floor": "failover to before a re-creation",
+    "floor": "evicted, one process",
+    "outbox": "masks lost",
+    "outbox-stamp": "recorded twice",
+    "keep-by-tag": "masks lost",
+    "server-stamp": "failover, stamped",
+    "stamp-of-the-lookup": "a touch across a failover",
+    "stamp-of-the-lease": "a fill across a failover",
+    "flight-rule": "a shared flight",
+    "seal": "a shared flight",
+    "private-caches": "a private cache",
+    "tag-of-what-is-kept": "a writer, two reads",
+    "tag-of-older-events": "a window of a session created again",
+    "predecessor-of-what-is-kept": "appends without a tag",
+    "expiry": "expired",
+    "expiry-from-the-grant": "expires between lease and fill",
+}
+"""By their names in mutations.py."""
+
+# The rule stands in the SQL, and the explorer has a toy of its own.
+_OWN = {"outbox-stamp": edit(sql, "perform", "r not in rows", "r.scope not in [row.scope for row in rows]")}
+
+
+class Tooth(NamedTuple):
+    """A change, and the mix that must notice it."""
+
+    name: str
+    mix: str
+    explore: Callable[[], Result]
+
+
+def _swap(name: str, changes: tuple[Change, ...]) -> Callable[[], Result]:
+    return lambda: explore(NAMED[name], protocol=mutant(protocol, *changes))
+
+
+def _part(name: str, off: Edit) -> Callable[[], Result]:
+    def explored() -> Result:
+        with pytest.MonkeyPatch.context() as patch:
+            off(patch)
+            return explore(NAMED[name])
+
+    return explored
+
+
+NAMED = {mix.name: mix for mix in SMALL}
+TEETH = (
+    *(Tooth(name, mix, _swap(mix, changes)) for name, (mix, changes) in _SWAPS.items()),
+    Tooth(
+        "a row forgotten before its drop",
+        "a drainer dies",
+        lambda: explore(NAMED["a drainer dies"], chores=mutant(chores, *_DRAINING)),
+    ),
+    *(
+        Tooth(
+            "without " + part.name, _PARTS[part.name], _part(_PARTS[part.name], _OWN.get(part.name, part.off))
+        )
+        for part in MUTATIONS
+    ),
+)

@@ -1,0 +1,308 @@
+"""A cache and a store each of whose commands may meet a fault.
+
+Between a server and both of them lies a wire of the test's (fleet.py): a command is sent, performed
+a little later, and its reply arrives a little after that, whatever became of who sent it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tests.protocol.inline import InlineEngine, store_over
+from tiered_sessions.cache.base import Unavailable
+from tiered_sessions.cache.memory import MemoryCache
+from tiered_sessions.errors import CommitOutcomeUnknownError, StoreUnavailableError
+from tiered_sessions.records import (
+    Append,
+    Create,
+    Failed,
+    Older,
+    OutboxRow,
+    Query,
+    ScopeKey,
+    SessionKey,
+    Snapshot,
+    Tags,
+    Unknown,
+)
+from tiered_sessions.store.base import StoreWriter
+from tiered_sessions.testing.faulty import STEPS
+
+if TYPE_CHECKING:
+    from tests.protocol.fleet_server import Server
+
+DISTANCE = 0.0005
+"""How long a command travels, and its reply, in seconds."""
+
+
+class Fault(NamedTuple):
+    """What becomes of one command. `amount`: seconds, or how many steps back a failover goes.
+
+    Of the cache: refused (not performed), lost (performed, then an error), silent (performed, no reply),
+    never (neither), slow (performed late), twice (again later), evict (its keys go first), flush, failover.
+    Of the database: down, cut (performed, then the connection breaks), vanish (it breaks before), later (it
+    breaks, and the statement is performed all the same, later), slow, after (the reply is slow).
+    """
+
+    kind: str
+    amount: float = 0
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} {self.amount}>" if self.amount else f"<{self.kind}>"
+
+
+FINE = Fault("fine")
+
+
+@dataclass
+class Plan:
+    """The faults of the commands to come, by name and by how many of that name come before.
+
+    `lags` slow whatever travels, in turn.
+    """
+
+    faults: dict[tuple[str, int], Fault] = field(default_factory=dict)
+    lags: tuple[float, ...] = (0.0,)
+    _sent: Counter[str] = field(default_factory=Counter, init=False, repr=False)
+
+    def next(self, name: str) -> Fault:
+        """Returns what becomes of a command that is sent now."""
+        number = self._sent[name]
+        self._sent[name] += 1
+        return self.faults.get((name, number), FINE)
+
+    def lag(self) -> float:
+        """Returns how much longer than usual something is on its way."""
+        self._sent["lag"] += 1
+        return self.lags[self._sent["lag"] % len(self.lags)]
+
+
+class FaultyCache:
+    """One server's way to the cache that all share, or to its own (`shared` False)."""
+
+    def __init__(self, server: Server, inner: MemoryCache) -> None:
+        self._server = server
+        self._inner = inner
+        self._namespace = ""
+        self.shared = inner.shared
+        self.renamed_at = float("inf")
+        """Since when this server uses another namespace than the one it began with."""
+
+    @property
+    def namespace(self) -> str:
+        return self._namespace
+
+    @namespace.setter
+    def namespace(self, name: str) -> None:
+        if self._namespace:
+            self.renamed_at = self._server.world.loop.time()
+        self._namespace = name
+
+    async def perform(self, name: str, arguments: tuple[Any, ...]) -> Any:
+        server, world = self._server, self._server.world
+        await server.alive()
+        fault = world.plan.next(name)
+        scopes: tuple[ScopeKey, ...] = ()
+        if name == "lookup":
+            scopes = tuple(arguments[0])
+        elif isinstance(arguments[0] if arguments else None, ScopeKey):
+            scopes = (arguments[0],)
+        if name == "intent":
+            server.errand().tokens[scopes[0]] = arguments[1]
+        down: Any = Unavailable(fault.kind)
+        if name == "lookup":
+            down = tuple(down for _ in scopes)
+        if fault.kind == "refused":
+            return down
+        if fault.kind == "never":
+            await asyncio.Event().wait()
+        namespace = self._namespace
+
+        async def execute() -> Any:
+            if fault.kind == "evict":
+                for scope in scopes:
+                    world.evict((namespace, scope))
+            elif fault.kind == "flush":
+                world.flush()
+            elif fault.kind == "failover":
+                world.fail_over(int(fault.amount))
+            return await world.execute(self._inner, namespace, name, scopes, arguments)
+
+        out = DISTANCE + (fault.amount if fault.kind == "slow" else 0)
+        reply = world.carry(server, execute, out, DISTANCE)
+        if fault.kind == "twice":
+            world.carry(server, execute, out + fault.amount, DISTANCE)
+        if fault.kind == "silent":
+            await asyncio.Event().wait()
+        answer = await asyncio.shield(reply)
+        return down if fault.kind == "lost" else answer
+
+    async def close(self) -> None: ...
+
+
+def _command(name: str) -> Any:
+    async def command(self: FaultyCache, *arguments: Any) -> Any:
+        return await self.perform(name, arguments)
+
+    return command
+
+
+for _name in STEPS:
+    setattr(FaultyCache, _name, _command(_name))
+
+
+class FaultyStore:
+    """One server's way to the database. Notes when it keeps a call waiting, and when it fails one."""
+
+    exclusive = False
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.engine = InlineEngine(server.world.raw)
+        self._inner = store_over(self.engine, server.world.config)
+        self.busy: list[tuple[float, float]] = []
+        self.failed_at: list[float] = []
+
+    async def prepare(self) -> None: ...
+
+    async def namespace(self) -> str:
+        return await self._read("namespace", self._inner.namespace)  # type: ignore[no-any-return]
+
+    async def load(self, key: SessionKey, query: Query) -> Snapshot | None:
+        return await self._read("load", lambda: self._inner.load(key, query))  # type: ignore[no-any-return]
+
+    async def older(self, key: SessionKey, before_seq: int, query: Query) -> Older | None:
+        return await self._read("older", lambda: self._inner.older(key, before_seq, query))  # type: ignore[no-any-return]
+
+    async def tags(self, key: SessionKey) -> Tags:
+        return await self._read("tags", lambda: self._inner.tags(key))  # type: ignore[no-any-return]
+
+    async def expired(self, limit: int) -> Sequence[SessionKey]:
+        return await self._read("expired", lambda: self._inner.expired(limit))  # type: ignore[no-any-return]
+
+    async def outbox(self, limit: int) -> Sequence[OutboxRow]:
+        return await self._read("outbox", lambda: self._inner.outbox(limit))  # type: ignore[no-any-return]
+
+    async def outbox_done(self, rows: Sequence[OutboxRow]) -> None:
+        await self._read("outbox done", lambda: self._inner.outbox_done(rows))
+
+    async def writer(self, *, grouped: bool = False) -> _Writer:
+        fault = self._server.world.plan.next("writer")
+        async with self.waiting():
+            if fault.kind in ("down", "vanish", "cut"):
+                raise self.failure(StoreUnavailableError())
+            # Not on a wire: nobody would give back what arrives there for a caller that is gone.
+            await asyncio.sleep(DISTANCE + fault.amount)
+            return _Writer(self, await self._inner.writer())
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+    async def _read(self, name: str, work: Callable[[], Awaitable[Any]]) -> Any:
+        fault = self._server.world.plan.next(name)
+        async with self.waiting():
+            if fault.kind in ("down", "vanish"):
+                raise self.failure(StoreUnavailableError())
+            answer = await self.carry(fault, work)
+            if fault.kind == "cut":
+                raise self.failure(StoreUnavailableError())
+            return answer
+
+    def failure(self, error: Exception) -> Exception:
+        """Notes that a call fails now for the database's sake."""
+        self.failed_at.append(self._server.world.loop.time())
+        return error
+
+    async def carry(self, fault: Fault, work: Callable[[], Awaitable[Any]]) -> Any:
+        """Performs `work` on the wire and waits for its reply."""
+        out = DISTANCE + (fault.amount if fault.kind == "slow" else 0)
+        back = DISTANCE + (fault.amount if fault.kind == "after" else 0)
+        return await asyncio.shield(self._server.world.carry(self._server, work, out, back))
+
+    def waiting(self) -> _Waiting:
+        """Notes how long the database keeps a call waiting."""
+        return _Waiting(self._server, self.busy)
+
+    async def write(
+        self,
+        operation: Append | Create | _Delete,
+        outbox: Sequence[ScopeKey],
+        work: Callable[[], Awaitable[Any]],
+    ) -> Any:
+        """Performs a write, tells the model of it as soon as it is done, and answers."""
+        server, world = self._server, self._server.world
+        fault = world.plan.next("write")
+        errand = server.errand()
+
+        async def execute() -> Any:
+            outcome = await work()
+            assert not isinstance(outcome, Failed | Unknown), outcome
+            if isinstance(operation, Append):
+                made = world.truth.appended(operation, outcome)
+            elif isinstance(operation, Create):
+                made = world.truth.created(operation, outcome)
+            else:
+                made = world.truth.deleted(*operation, outcome)
+            world.committed(made, errand, outbox)
+            return outcome
+
+        async with self.waiting():
+            if fault.kind == "down":
+                return Failed(self.failure(StoreUnavailableError()))
+            if fault.kind == "later":
+                world.carry(server, execute, fault.amount, DISTANCE)
+            if fault.kind in ("vanish", "later"):
+                return Unknown(self.failure(CommitOutcomeUnknownError()))
+            outcome = await self.carry(fault, execute)
+            if fault.kind == "cut":
+                return Unknown(self.failure(CommitOutcomeUnknownError()))
+            return outcome
+
+
+class _Delete(NamedTuple):
+    key: SessionKey
+    only_expired: bool
+
+
+class _Waiting:
+    def __init__(self, server: Server, busy: list[tuple[float, float]]) -> None:
+        self._server = server
+        self._busy = busy
+        self._since = 0.0
+
+    async def __aenter__(self) -> None:
+        self._since = self._server.world.loop.time()
+        await self._server.alive()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._busy.append((self._since, self._server.world.loop.time()))
+
+
+class _Writer:
+    """A checked-out connection."""
+
+    def __init__(self, store: FaultyStore, inner: StoreWriter) -> None:
+        self._store = store
+        self._inner = inner
+
+    async def append(self, append: Append, outbox: Sequence[ScopeKey] = ()) -> Any:
+        return await self._store.write(append, outbox, lambda: self._inner.append(append, outbox))
+
+    async def create(self, create: Create, outbox: Sequence[ScopeKey] = ()) -> Any:
+        return await self._store.write(create, outbox, lambda: self._inner.create(create, outbox))
+
+    async def delete(
+        self, key: SessionKey, outbox: Sequence[ScopeKey] = (), *, only_expired: bool = False
+    ) -> Any:
+        return await self._store.write(
+            _Delete(key, only_expired),
+            outbox,
+            lambda: self._inner.delete(key, outbox, only_expired=only_expired),
+        )
+
+    async def release(self) -> None:
+        await self._inner.release()
