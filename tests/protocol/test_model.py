@@ -17,6 +17,8 @@ from tests.protocol.explorer.search import explore
 from tests.protocol.explorer.state import Promise, Scenario
 from tests.protocol.explorer.teeth import NAMED, TEETH, Tooth
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("scenario", SMALL, ids=lambda scenario: scenario.name)
 def test_every_interleaving_keeps_its_promise(scenario: Scenario) -> None:

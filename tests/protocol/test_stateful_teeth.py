@@ -16,6 +16,8 @@ from tests.protocol.fleet_strategies import KEYS
 from tests.protocol.mutations import MUTATIONS
 from tests.protocol.test_stateful import ALL, Fleet
 
+pytestmark = pytest.mark.slow
+
 KEY = KEYS[0]
 SLOW = Fault("slow", 0.03)
 REFUSED = Fault("refused")
