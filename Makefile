@@ -21,7 +21,8 @@ dev:
 	python=$$(.ci/python) && .ci/venv .venv "$$python" -e '.[all,dev,adk]' 'google-adk[a2a]==2.13.0'
 
 test: dev
-	.venv/bin/python -m pytest -q -n 2 --dist loadfile $(TESTS)
+	.venv/bin/python -m pytest -q -n 2 --dist loadfile --ignore tests/histories $(TESTS)
+	.venv/bin/python -m pytest -q tests/histories
 
 matrix: dev
 	.venv/bin/python -m tests.adk.matrix

@@ -49,6 +49,12 @@ _NEVER = (
         window=1,
     ),
     Scenario("a shared flight", ((0, delete()), (1, read()), (1, read())), cold=True),
+    Scenario(
+        "a shared flight that looks again",
+        ((0, then(read(), delete())), (1, read()), (1, read())),
+        cold=True,
+        faults=Faults(polls=0),
+    ),
     Scenario("deleted and created again", _RENEWED),
     Scenario(
         "created with user state",

@@ -66,6 +66,13 @@ _SWAPS: dict[str, tuple[str, tuple[Change, ...]]] = {
         ),
     ),
     "a flight is joined after its load": ("a shared flight", ((SEAL, ""), (LOAD, LOAD + SEAL))),
+    "a flight is joined after its second look": (
+        "a shared flight that looks again",
+        (
+            (SEAL, ""),
+            ("    # To fill is to read the whole window", SEAL + "    # To fill is to read the whole window"),
+        ),
+    ),
     "the drop before the deletion": (
         "deleted and created again",
         (
@@ -176,6 +183,11 @@ TEETH = (
         "a row forgotten before its drop",
         "a drainer dies",
         lambda: explore(NAMED["a drainer dies"], chores=mutant(chores, *_DRAINING)),
+    ),
+    Tooth(
+        "rows never forgotten",
+        "a writer cut off",
+        lambda: explore(NAMED["a writer cut off"], chores=mutant(chores, (FORGET, ""))),
     ),
     *(
         Tooth(

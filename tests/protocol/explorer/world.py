@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tests.protocol.explorer.draft import Draft
+from tests.protocol.explorer.judge import Violated
 from tests.protocol.explorer.machines import ENDED
 from tests.protocol.explorer.models import Models
 from tests.protocol.explorer.sql import KEY
@@ -296,6 +297,8 @@ class World:
         draft.processes = [self.models.new_process()]
         for _ in range(3):
             draft.run_alone(0, self.models.calls.chores.drain())
+        if self.models.sql.table.values[draft.sql].outbox:
+            raise Violated("stuck: the outbox is not emptied")
         answer = draft.run_alone(0, self._reading())
         self.models.judge.latest(draft.sql, answer, "stuck: ")
 
