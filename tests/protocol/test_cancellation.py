@@ -270,11 +270,6 @@ def test_on_virtual_time(operation: str) -> None:
     assert on_virtual_time(operation) >= WAITS[operation]
 
 
-# A first get that is cancelled while the file is being opened leaves that connection to the collector, which
-# closes it, as sqlite3 of Python 3.13 says. The pool loses nothing: sockets, tasks and leases are counted.
-@pytest.mark.filterwarnings(
-    r"ignore:Exception ignored in. <sqlite3\.Connection:pytest.PytestUnraisableExceptionWarning"
-)
 @pytest.mark.parametrize("operation", OPERATIONS)
 async def test_on_a_sqlite_file(operation: str, sqlite_url: str) -> None:
     waits = await cancel_everywhere(lambda: sqlite(sqlite_url), operation)

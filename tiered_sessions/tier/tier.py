@@ -122,7 +122,7 @@ class SessionTier:
         self._knowledge = Knowledge(self._floors, decoded, self._breaker, clock, config.mask_age)
         self._flights: Flights[tuple[SessionKey, Query], Answer] = Flights()
         self._reads = asyncio.Semaphore(config.store_reads)
-        self._preparing = asyncio.Lock()
+        self._preparing: asyncio.Task[None] | None = None
         self._prepared = False
         self._closed = False
         self._namespace: Namespace | None = None
@@ -146,15 +146,22 @@ class SessionTier:
             raise StoreUnavailableError(_CLOSED)
         if self._prepared:
             return
-        async with self._preparing:
-            if self._prepared:
-                return
+        if self._preparing is None:
+            self._preparing = asyncio.create_task(self._prepare())
+        # A task of its own: a connection whose opening is cancelled is one that nobody closes.
+        await asyncio.shield(self._preparing)
+
+    async def _prepare(self) -> None:
+        try:
             await self._store.prepare()
             if self._namespace is not None:
                 await self._namespace.read()
             shared = self._cache is not None and self._cache.shared
-            self._upkeep.start(self._namespace if shared else None)
+            if not self._closed:
+                self._upkeep.start(self._namespace if shared else None)
             self._prepared = True
+        finally:
+            self._preparing = None
 
     async def get(self, key: SessionKey, query: Query) -> Snapshot | None:
         """Reads one session with the events `query` asks for; None if there is none."""
@@ -267,13 +274,17 @@ class SessionTier:
             self._sampler.stop()
         try:
             async with asyncio.timeout(self._config.close_timeout):
+                # A connection that is checked out now would never be closed.
+                if self._preparing is not None:
+                    await asyncio.wait((self._preparing,))
                 if self._writes:
-                    # A connection that is checked out now would never be closed.
                     await asyncio.wait(self._writes)
                 await self.flush()
         except TimeoutError:
             logger.warning("closed before the cache was told of every write; masks will expire")
         tasks: list[asyncio.Task[Any]] = [*self._flights.tasks, *self._calls.tasks]
+        if self._preparing is not None:
+            tasks.append(self._preparing)
         if self._sampler is not None:
             tasks += self._sampler.tasks
         for task in tasks:
