@@ -53,14 +53,13 @@ _STALE: Final = (
 )
 _MARK: Final = "tiered"
 # They look for what stored events never have: other keys than names of fields, or objects.
-_decode: Final = Decoder(
-    Event,
-    harmless={
-        "google.adk.events.event.Event._accept_convenience_kwargs",
-        "google.genai._common.BaseModel._check_field_type_mismatches",
-        "google.genai.types.Part.__init__",
-    },
-)
+_HARMLESS: Final = {
+    "google.adk.events.event.Event._accept_convenience_kwargs",
+    "google.genai._common.BaseModel._check_field_type_mismatches",
+    "google.genai.types.Part.__init__",
+}
+_decode_shared: Final = Decoder(Event, _HARMLESS, shared=True)
+_decode_own: Final = Decoder(Event, _HARMLESS)
 
 
 class TieredSessionService(BaseTieredSessionService[Session, Event], BaseSessionService):
@@ -147,8 +146,8 @@ class TieredSessionService(BaseTieredSessionService[Session, Event], BaseSession
             stored["long_running_tool_ids"] = sorted(event.long_running_tool_ids)
         return stored
 
-    def _decode(self, stored: dict[str, Any]) -> Event:
-        return _decode(stored)
+    def _decode(self, stored: dict[str, Any], *, shared: bool) -> Event:
+        return _decode_shared(stored) if shared else _decode_own(stored)
 
     def _translated(self, error: errors.TieredSessionsError) -> Exception:
         match error:

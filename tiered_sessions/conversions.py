@@ -88,4 +88,8 @@ def shared_state(content: Content | None) -> dict[str, Any]:
 def stored_event(record: EventRecord) -> dict[str, Any]:
     """Returns the JSON object of an event, whole."""
     # The exact time is in the document; the column has microseconds, and foreign rows may lack the rest.
-    return {"timestamp": record.timestamp / 1_000_000, **object_of(record.payload), "id": record.id}
+    stored = object_of(record.payload)
+    if "timestamp" not in stored:
+        stored["timestamp"] = record.timestamp / 1_000_000
+    stored["id"] = record.id
+    return stored

@@ -128,9 +128,10 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
         )
         self._locks = _KeyLocks()
         sharing = config or TieredConfig()
+        room = 0 if sharing.shared_events == "off" else sharing.decoded_bytes
         self._events = SharedEvents(
-            lambda record: self._decode(stored_event(record)),
-            0 if sharing.shared_events == "off" else sharing.decoded_bytes,
+            lambda record: self._decode(stored_event(record), shared=room > 0),
+            room,
             checked=sharing.shared_events == "check",
         )
         window = None if config is None else config.default_window
@@ -157,8 +158,8 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
         """Returns the JSON object that is stored of an event."""
 
     @abstractmethod
-    def _decode(self, stored: dict[str, Any]) -> EventT:
-        """Makes the caller's event object."""
+    def _decode(self, stored: dict[str, Any], *, shared: bool) -> EventT:
+        """Makes the caller's event object, or one for many callers (`Decoder`)."""
 
     def _translated(self, error: TieredSessionsError) -> Exception:
         """Returns what the binding's callers catch instead of `error`."""

@@ -10,7 +10,8 @@ from .errors import InvalidValueError
 from .models import Event, ListSessionsResponse, Session
 from .records import SessionKey, Tag
 
-_decode = Decoder(Event)
+_decode_shared = Decoder(Event, shared=True)
+_decode_own = Decoder(Event)
 
 
 class TieredSessionService(BaseTieredSessionService[Session, Event]):
@@ -46,5 +47,5 @@ class TieredSessionService(BaseTieredSessionService[Session, Event]):
         except ValueError as error:
             raise InvalidValueError(f"Event {event.id} cannot be written as JSON") from error
 
-    def _decode(self, stored: dict[str, Any]) -> Event:
-        return _decode(stored)
+    def _decode(self, stored: dict[str, Any], *, shared: bool) -> Event:
+        return _decode_shared(stored) if shared else _decode_own(stored)
