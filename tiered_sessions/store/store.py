@@ -41,7 +41,7 @@ from .dialects.sqlite import SqliteDialect
 from .engines import transactional
 from .failures import DRIVER_ERRORS, is_disconnect, mapped
 from .groups import Grouped, Groups
-from .lent import Nameless
+from .lent import Lent, Nameless, at_hand, checkout
 from .migrations.runner import prepare_schema
 from .values import check_append, check_create, distinct, readable
 
@@ -210,6 +210,8 @@ class SqlSessionStore:
         return await self._cancellable_checkout()
 
     async def _cancellable_checkout(self) -> SqlWriter:
+        if at_hand(self._dialect.engine):
+            return await self._checkout()
         checking_out = asyncio.create_task(self._checkout())
         try:
             return await asyncio.shield(checking_out)
@@ -228,14 +230,14 @@ class SqlSessionStore:
         return append.shareable
 
     async def _checkout(self) -> SqlWriter:
+        engine = self._dialect.engine
         try:
             while True:
-                connection = await self._dialect.engine.connect()
+                lent = Lent(engine, await checkout(engine), quiet=self._dialect.quiet)
                 # Nothing is sent yet, so a connection that died in the pool can be exchanged.
-                if await self._dialect.alive(connection):
-                    return SqlWriter(connection, self._dialect)
-                await connection.invalidate()
-                await connection.close()
+                if self._dialect.alive(lent.driver):
+                    return SqlWriter(lent, self._dialect)
+                await lent.discard()
         except DRIVER_ERRORS as error:
             raise mapped(error) from error
 
@@ -249,9 +251,10 @@ async def _give_back(checking_out: asyncio.Task[SqlWriter]) -> None:
 class SqlWriter:
     """A checked-out connection, for one unit of work."""
 
-    def __init__(self, connection: AsyncConnection, dialect: PortableDialect) -> None:
+    def __init__(self, lent: Lent, dialect: PortableDialect) -> None:
         self.on_release: Callable[[], None] | None = None
-        self._connection = connection
+        self._lent = lent
+        self._released = False
         self._dialect = dialect
 
     async def append(self, append: Append, outbox: Sequence[ScopeKey] = ()) -> AppendOutcome:
@@ -266,16 +269,16 @@ class SqlWriter:
         if len(events) != len(append.events):
             append = replace(append, events=events)
         try:
-            async with self._dialect.bounded(self._connection):
-                return await self._dialect.append(self._connection, append, outbox)
+            with self._dialect.cutting(self._lent.driver):
+                return await self._dialect.append(self._lent, append, outbox)
         except (*DRIVER_ERRORS, StoreError, InCommit) as error:
             return self._dialect.failed(error)
 
     async def append_group(self, writes: Sequence[Grouped]) -> Sequence[AppendOutcome | None]:
         """Stores appends to different sessions at once; None: nothing was written, try it alone."""
         try:
-            async with self._dialect.bounded(self._connection):
-                return await self._dialect.append_group(self._connection, writes)
+            with self._dialect.cutting(self._lent.driver):
+                return await self._dialect.append_group(self._lent, writes)
         except (*DRIVER_ERRORS, StoreError, InCommit) as error:
             # An error of its own for each: whoever raises it writes into it.
             outcomes = [self._dialect.failed(error) for _ in writes]
@@ -289,8 +292,8 @@ class SqlWriter:
         except InvalidValueError as error:
             return Failed(error)
         try:
-            async with self._dialect.bounded(self._connection):
-                return await self._dialect.create(self._connection, create, outbox)
+            with self._dialect.cutting(self._lent.driver):
+                return await self._dialect.create(self._lent, create, outbox)
         except (*DRIVER_ERRORS, StoreError, InCommit) as error:
             return self._dialect.failed(error)
 
@@ -301,25 +304,34 @@ class SqlWriter:
         if not readable(*key):
             return False
         try:
-            async with self._dialect.bounded(self._connection):
-                return await self._dialect.delete(self._connection, key, outbox, only_expired)
+            with self._dialect.cutting(self._lent.driver):
+                return await self._dialect.delete(self._lent, key, outbox, only_expired)
         except (*DRIVER_ERRORS, StoreError, InCommit) as error:
             return self._dialect.failed(error)
 
     async def release(self) -> None:
         """Gives the connection back. Safe to repeat."""
-        # Shielded, as a connection that is cancelled on its way back is lost to the pool.
-        await asyncio.shield(asyncio.create_task(self._close()))
+        if self._released:
+            return
+        self._released = True
+        if self._lent.close_at_once():
+            self._done()
+        else:
+            # Shielded, as a connection that is cancelled on its way back is lost to the pool.
+            await asyncio.shield(asyncio.create_task(self._close()))
 
     async def _close(self) -> None:
         try:
-            await self._connection.close()
+            await self._lent.close()
         except DRIVER_ERRORS:
-            await self._connection.invalidate()
+            await self._lent.discard()
         finally:
-            done, self.on_release = self.on_release, None
-            if done is not None:
-                done()
+            self._done()
+
+    def _done(self) -> None:
+        done, self.on_release = self.on_release, None
+        if done is not None:
+            done()
 
 
 def _check(append: Append, dialect: PortableDialect) -> None:
