@@ -43,6 +43,7 @@ from .failures import DRIVER_ERRORS, is_disconnect, mapped
 from .groups import Grouped, Groups
 from .lent import Lent, Nameless, at_hand, checkout
 from .migrations.runner import prepare_schema
+from .turns import Turns
 from .values import check_append, check_create, distinct, readable
 
 T = TypeVar("T")
@@ -68,6 +69,7 @@ class SqlSessionStore:
         self._create_tables = create_tables
         self._given_up: set[asyncio.Task[None]] = set()
         self._dialect = _dialect(engine, config, owns_engine)
+        self._turns = Turns(engine)
         self._groups: Groups | None = None
         if self._dialect.group_connections:
             self._groups = Groups(
@@ -186,6 +188,17 @@ class SqlSessionStore:
         lent: Callable[[], Awaitable[T]] | None = None,
     ) -> T:
         """Runs a read, by the short way if there is one; once more if a pooled connection is dead."""
+        ended = await self._turns.take()
+        try:
+            return await self._twice(work, lent)
+        finally:
+            ended()
+
+    async def _twice(
+        self,
+        work: Callable[[AsyncConnection], Awaitable[T]],
+        lent: Callable[[], Awaitable[T]] | None,
+    ) -> T:
         for last in (False, True):
             try:
                 if lent is not None and not last:
@@ -210,9 +223,10 @@ class SqlSessionStore:
         return await self._cancellable_checkout()
 
     async def _cancellable_checkout(self) -> SqlWriter:
+        ended = await self._turns.take()
         if at_hand(self._dialect.engine):
-            return await self._checkout()
-        checking_out = asyncio.create_task(self._checkout())
+            return await self._take(ended)
+        checking_out = asyncio.create_task(self._take(ended))
         try:
             return await asyncio.shield(checking_out)
         except asyncio.CancelledError:
@@ -230,16 +244,23 @@ class SqlSessionStore:
         return append.shareable
 
     async def _checkout(self) -> SqlWriter:
+        return await self._take(await self._turns.take())
+
+    async def _take(self, ended: Callable[[], None]) -> SqlWriter:
+        """Takes a connection from the pool, in a turn that `ended` ends."""
         engine = self._dialect.engine
         try:
             while True:
                 lent = Lent(engine, await checkout(engine), quiet=self._dialect.quiet)
                 # Nothing is sent yet, so a connection that died in the pool can be exchanged.
                 if self._dialect.alive(lent.driver):
-                    return SqlWriter(lent, self._dialect)
+                    return SqlWriter(lent, self._dialect, ended)
                 await lent.discard()
-        except DRIVER_ERRORS as error:
-            raise mapped(error) from error
+        except BaseException as error:
+            ended()
+            if isinstance(error, DRIVER_ERRORS):
+                raise mapped(error) from error
+            raise
 
 
 async def _give_back(checking_out: asyncio.Task[SqlWriter]) -> None:
@@ -251,8 +272,9 @@ async def _give_back(checking_out: asyncio.Task[SqlWriter]) -> None:
 class SqlWriter:
     """A checked-out connection, for one unit of work."""
 
-    def __init__(self, lent: Lent, dialect: PortableDialect) -> None:
+    def __init__(self, lent: Lent, dialect: PortableDialect, ended: Callable[[], None]) -> None:
         self.on_release: Callable[[], None] | None = None
+        self._ended = ended
         self._lent = lent
         self._released = False
         self._dialect = dialect
@@ -329,6 +351,7 @@ class SqlWriter:
             self._done()
 
     def _done(self) -> None:
+        self._ended()
         done, self.on_release = self.on_release, None
         if done is not None:
             done()
