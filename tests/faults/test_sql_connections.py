@@ -163,8 +163,16 @@ async def test_frequent_operations_are_one_statement_and_one_round_trip(postgres
             tag = done.tag
             for read in reads_of(store, key):
                 await read()
+            await created(store, key._replace(session_id=f"w{n}"))
+            await delete(store, key._replace(session_id=f"w{n}"))
         write = Append(key, tag, START, (event("e"),))
-        for work in (lambda: append(store, write), *reads_of(store, key)):
+        other = key._replace(session_id="other")
+        writes = (
+            lambda: append(store, write),
+            lambda: created(store, other),
+            lambda: delete(store, other),
+        )
+        for work in (*writes, *reads_of(store, key)):
             with relay.recording() as flights:
                 await work()
             assert len(flights) == 1, flights
@@ -211,7 +219,7 @@ async def test_connections_that_died_in_the_pool_cost_nothing(postgresql: str, a
         async def noticed() -> bool:
             # The farewell may still be on its way to us.
             async with store._dialect.engine.connect() as connection:
-                return not await store._dialect.alive(connection)
+                return not store._dialect.alive((await connection.get_raw_connection()).driver_connection)
 
         await until(noticed)
         done = await append(store, Append(key, made.session.tag, START, (event("e"),)))

@@ -24,7 +24,7 @@ from ...records import (
 from .. import writes
 from ..clock import MYSQL_NOW
 from ..failures import DRIVER_ERRORS, is_duplicate, is_retryable
-from ..lent import Texts, lend_doubtful, perform, watched
+from ..lent import Lent, Texts, lend_doubtful, perform, watched
 from ..steps import Flavour, Row, Unit
 from ..values import ascii_json, fresh, to_micros, to_time
 from . import mysql_reads
@@ -46,8 +46,7 @@ class MysqlDialect(ExplicitDialect):
         self.flavour = Flavour(text=ascii_json)
         self._texts = Texts(engine.dialect)
 
-    async def alive(self, connection: AsyncConnection) -> bool:
-        driver: Any = (await connection.get_raw_connection()).driver_connection
+    def alive(self, driver: Any) -> bool:
         reader = getattr(driver, "_reader", None)
         if reader is None:
             return True
@@ -55,9 +54,8 @@ class MysqlDialect(ExplicitDialect):
         # the server's farewell.
         return not (reader.at_eof() or reader.exception() or reader._buffer)
 
-    async def append(
-        self, connection: AsyncConnection, write: Append, outbox: Sequence[ScopeKey]
-    ) -> AppendOutcome:
+    async def append(self, lent: Lent, write: Append, outbox: Sequence[ScopeKey]) -> AppendOutcome:
+        connection = await lent.whole()
         if getattr(connection.dialect, "is_mariadb", False) and _plain(write):
             try:
                 async with self.bounded(connection):
@@ -69,7 +67,7 @@ class MysqlDialect(ExplicitDialect):
                 if committed is not None:
                     return committed
         # Merges what SQL cannot (JSON_MERGE_PATCH drops nulls), and settles what found no row.
-        return await super().append(connection, write, outbox)
+        return await super().append(lent, write, outbox)
 
     async def _append(
         self, connection: AsyncConnection, write: Append, outbox: Sequence[ScopeKey]
