@@ -37,9 +37,9 @@ class Counts:
 def test_a_slow_answer_does_not_undo_the_floor_of_a_delete() -> None:
     """I5, I6: served() after an own delete leaves "only SQL can say"."""
     floors = Floors(31.0, lambda: 0.0)
-    floors.served(KEY.session, TAG)
+    floors.served((KEY.session,), (TAG,))
     floors.wrote(KEY.session, None)
-    floors.served(KEY.session, TAG)
+    floors.served((KEY.session,), (TAG,))
     assert floors.judge(KEY.session, TAG) is Standing.DOUBT
 
 
@@ -59,7 +59,7 @@ def test_floors_that_made_room_mean_validate() -> None:
     """Section 5.3, floor: what was forgotten too early is checked, until it would have expired."""
     now = 0.0
     floors = Floors(31.0, lambda: now, limit=1)
-    floors.served(KEY.session, TAG)
+    floors.served((KEY.session,), (TAG,))
     floors.served(KEY.user, TAG)
     assert floors.judge(KEY.session, TAG) is Standing.DOUBT
     now = 32.0

@@ -22,12 +22,11 @@ from ..errors import ConfigurationError
 from .line import Line
 from .loan import Loan
 from .queue import FAULTS, Answers, CallQueue
-from .resp import Command
+from .resp import Command, Packed
 
 __all__ = [
     "FAULTS",
     "Answers",
-    "Bulk",
     "ClusterConnections",
     "Command",
     "Connections",
@@ -39,19 +38,15 @@ QueueMaker = Callable[[Callable[[], None]], CallQueue]
 """Makes the calls of one connection, given what to do when its server is found demoted."""
 
 
-class Bulk(list[Command]):
-    """Commands that carry whole entries: what is small need not wait behind their bytes."""
-
-
 class Connections(Protocol):
     """A way to the server, or servers, of one cache."""
 
-    def groups(self, names: Sequence[str]) -> list[list[str]]:
+    def groups(self, names: Sequence[str]) -> Sequence[Sequence[str]]:
         """Returns the keys `names` by the server that holds them."""
         ...
 
-    async def fly(self, name: str, commands: Sequence[Command]) -> Answers:
-        """Sends `commands` in one packet to the server that holds the key `name`.
+    def fly(self, name: str, commands: Packed) -> Awaitable[Answers]:
+        """Sends `commands` in one packet to the server that holds the key `name`, and awaits the replies.
 
         Raises:
             RedisError, RedisClusterException, OSError: The outcome is unknown.
@@ -70,9 +65,9 @@ class Server:
         self._small = make(self._demoted)
         self._bulk = make(self._demoted) if connections > 1 else self._small
 
-    async def fly(self, commands: Sequence[Command]) -> Answers:
-        """Sends `commands` and returns the replies."""
-        return await (self._bulk if isinstance(commands, Bulk) else self._small).fly(commands)
+    def fly(self, commands: Packed) -> Awaitable[Answers]:
+        """Sends `commands` and awaits the replies."""
+        return (self._bulk if commands.bulk else self._small).fly(commands)
 
     async def close(self) -> None:
         """Fails what flies and closes the connections."""
@@ -96,11 +91,11 @@ class PoolConnections:
         self._server = Server(make, connections)
         self._closers = closers
 
-    def groups(self, names: Sequence[str]) -> list[list[str]]:
-        return [list(names)]
+    def groups(self, names: Sequence[str]) -> Sequence[Sequence[str]]:
+        return (names,)
 
-    async def fly(self, name: str, commands: Sequence[Command]) -> Answers:
-        return await self._server.fly(commands)
+    def fly(self, name: str, commands: Packed) -> Awaitable[Answers]:
+        return self._server.fly(commands)
 
     async def close(self) -> None:
         await self._server.close()
@@ -119,14 +114,14 @@ class ClusterConnections:
         self._servers: dict[str, Server] = {}
         self._refreshing: asyncio.Task[None] | None = None
 
-    def groups(self, names: Sequence[str]) -> list[list[str]]:
+    def groups(self, names: Sequence[str]) -> Sequence[Sequence[str]]:
         groups: dict[int, list[str]] = {}
         for name in names:
             # By slot, not by node: a slot that moves is redirected alone.
             groups.setdefault(self._client.keyslot(name), []).append(name)
-        return list(groups.values())
+        return tuple(groups.values())
 
-    async def fly(self, name: str, commands: Sequence[Command]) -> Answers:
+    async def fly(self, name: str, commands: Packed) -> Answers:
         try:
             await self._client.initialize()
             answers = await self._holder(name).fly(commands)

@@ -82,7 +82,7 @@ def _content(fields: Mapping[bytes, bytes], header_only: bool) -> Content:
     if header_only:
         return Content(name, b"", (), complete, before)
     numbers = range(int(fields[b"k0"]), int(fields[b"k1"]) + 1)
-    events = chunks.parse(b"".join([fields[b"c%d" % number] for number in numbers]))
+    events = chunks.parse(b"".join([fields[b"c%d" % number] for number in numbers])) if numbers else ()
     if len(events) != int(fields[b"n"]):
         raise ValueError("the window is torn")
     return Content(name, fields[b"st"], events, complete, before)

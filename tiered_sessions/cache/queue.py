@@ -6,12 +6,12 @@ import asyncio
 import re
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
 from redis.exceptions import ConnectionError, ReadOnlyError, RedisClusterException, RedisError
 
-from .resp import Command, pack
+from .resp import Packed, pack
 
 FAULTS = (RedisError, RedisClusterException, OSError)
 """What an unreachable, refusing or broken server makes redis-py raise."""
@@ -93,26 +93,28 @@ class CallQueue(ABC):
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def fly(self, commands: Sequence[Command]) -> Answers:
-        """Sends `commands` and returns the replies.
+    def fly(self, commands: Packed) -> asyncio.Future[Answers]:
+        """Sends `commands`; the result will be the replies.
 
         Raises:
             RedisError, RedisClusterException, OSError: The outcome is unknown; at once if too much
                 waits already.
             RuntimeError: This belongs to another event loop.
         """
-        loop = self._check_loop()
-        packet = pack(commands)
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._check_loop()
+        packet = commands.packet
         if len(self._waiting) + len(self._sent) >= CALLS or self._bytes + len(packet) > BYTES:
             raise ConnectionError("too many commands wait for the server")
-        call = Call(loop.create_future(), packet, len(commands), loop.time())
+        future: asyncio.Future[Answers] = loop.create_future()
+        call = Call(future, packet, len(commands), loop.time())
         self._waiting.append(call)
         self._bytes += len(packet)
         if self._timer is None:
             self._timer = loop.call_at(call.asked + self._timeout, self._watch)
         self._wake()
-        assert call.future is not None
-        return await call.future
+        return future
 
     async def close(self) -> None:
         """Ends what flies and closes the connection. A later call would open another.
@@ -195,7 +197,8 @@ class CallQueue(ABC):
         call = self._sent[0]
         replies = call.replies
         replies.append(reply)
-        if isinstance(reply, ConnectionError):  # such as "loading": the server serves nobody yet
+        error = isinstance(reply, RedisError)
+        if error and isinstance(reply, ConnectionError):  # such as "loading": it serves nobody yet
             call.fail(reply)
         if len(replies) == call.wanted:
             self._sent.popleft()
@@ -204,7 +207,7 @@ class CallQueue(ABC):
                 self._stamp = _stamp(*replies)
             elif not future.done():
                 future.set_result(Answers(self._stamp, replies))
-        if isinstance(reply, ReadOnlyError):
+        if error and isinstance(reply, ReadOnlyError):
             self._demoted()
 
     def _fail_waiting(self, error: Exception) -> None:

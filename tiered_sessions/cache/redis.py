@@ -7,7 +7,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import ConnectionError, NoScriptError, ResponseError, TimeoutError
@@ -23,11 +23,13 @@ from .base import (
     Lookup,
     Unavailable,
 )
-from .connections import FAULTS, Answers, Bulk, Command, Connections, adopt
+from .connections import FAULTS, Answers, Command, Connections, adopt
+from .keys import entry_key
+from .resp import Packed
 from .scripts import script
 from .urls import connect
 
-_entry_key = lru_cache(8192)(keys.entry_key)
+_entry_key = lru_cache(8192)(entry_key)
 
 
 def _jitter() -> float:
@@ -81,31 +83,31 @@ class RedisSessionCache:
 
     async def lookup(self, keys: Sequence[ScopeKey], header_only: bool = False) -> tuple[Lookup, ...]:
         # Once: another namespace may begin while the answer is on its way.
-        names = [self._name(key) for key in keys]
-        headers = {name: header_only and key.kind == "session" for name, key in zip(names, keys, strict=True)}
-        found: dict[str, Lookup] = {}
-
-        async def read(group: Sequence[str]) -> None:
-            commands: list[Command] = [("TIME",)]
-            for name in group:
-                commands.append(("HMGET", name, *fields.HEADER) if headers[name] else ("HGETALL", name))
-            answers = await self._fly(group[0], commands if header_only else Bulk(commands))
-            if isinstance(answers, Unavailable):
-                found.update(dict.fromkeys(group, answers))
-                return
-            clock, *replies = answers.replies
-            refused = _refusal(clock)
-            now = 0 if refused else _time(clock)
-            for name, reply in zip(group, replies, strict=True):
-                error = refused or _refusal(reply)
-                found[name] = error or fields.lookup(reply, headers[name], now, answers.stamp)
-
-        groups = self._connections.groups(list(headers))
+        reads = _reads(self.namespace, tuple(keys), header_only)
+        groups = self._connections.groups(reads.names)
         if len(groups) == 1:
-            await read(groups[0])
-        else:
-            await asyncio.gather(*map(read, groups))
-        return tuple(found[name] for name in names)
+            return await self._read(reads)
+        parts = [_some(reads, group) for group in groups]
+        found: dict[str, Lookup] = {}
+        for part, looked in zip(parts, await asyncio.gather(*map(self._read, parts)), strict=True):
+            found.update(zip(part.names, looked, strict=True))
+        return tuple([found[name] for name in reads.names])
+
+    async def _read(self, reads: _Reads) -> tuple[Lookup, ...]:
+        answers = await self._fly(reads.names[0], reads.commands)
+        if isinstance(answers, Unavailable):
+            return (answers,) * len(reads.names)
+        stamp, (clock, *replies) = answers
+        refused = _refusal(clock)
+        if refused is not None:
+            return (refused,) * len(reads.names)
+        now = _time(clock)
+        return tuple(
+            [
+                _refusal(reply) or fields.lookup(reply, header, now, stamp)
+                for header, reply in zip(reads.headers, replies, strict=True)
+            ]
+        )
 
     async def intent(self, key: ScopeKey, token: str) -> int | Unavailable:
         reply = await self._run("intent", key, token, self.limits.mask_life)
@@ -179,7 +181,7 @@ class RedisSessionCache:
         return answers if isinstance(answers, Unavailable) else bool(answers.replies[0])
 
     async def probe(self) -> int | Unavailable:
-        answers = await self._fly(keys.drain_key(self.namespace), [("TIME",)])
+        answers = await self._fly(keys.drain_key(self.namespace), Packed([("TIME",)]))
         if isinstance(answers, Unavailable):
             return answers
         return _refusal(answers.replies[0]) or _time(answers.replies[0])
@@ -204,17 +206,44 @@ class RedisSessionCache:
     ) -> Answers | Unavailable:
         """Runs a script. It is sent again only if the server said that it did not know it."""
         text, sha = script(name)
-        kind = Bulk if bulk else list[Command]
-        answers = await self._fly(key, kind([("EVALSHA", sha, 1, key, *arguments)]))
+        answers = await self._fly(key, Packed([("EVALSHA", sha, 1, key, *arguments)], bulk=bulk))
         if not isinstance(answers, Unavailable) and isinstance(answers.replies[0], NoScriptError):
-            answers = await self._fly(key, kind([("EVAL", text, 1, key, *arguments)]))
+            answers = await self._fly(key, Packed([("EVAL", text, 1, key, *arguments)], bulk=bulk))
         return answers if isinstance(answers, Unavailable) else _refusal(answers.replies[0]) or answers
 
-    async def _fly(self, key: str, commands: Sequence[Command]) -> Answers | Unavailable:
+    async def _fly(self, key: str, commands: Packed) -> Answers | Unavailable:
         try:
             return await self._connections.fly(key, commands)
         except FAULTS as error:
             return Unavailable(_reason(error))
+
+
+class _Reads(NamedTuple):
+    """What one lookup sends: the server's time, then each entry, whole or its header."""
+
+    names: tuple[str, ...]
+    headers: tuple[bool, ...]
+    commands: Packed
+
+
+def _asking(names: tuple[str, ...], headers: tuple[bool, ...], small: bool) -> _Reads:
+    commands: list[Command] = [("TIME",)]
+    for name, header in zip(names, headers, strict=True):
+        commands.append(("HMGET", name, *fields.HEADER) if header else ("HGETALL", name))
+    return _Reads(names, headers, Packed(commands, bulk=not small))
+
+
+@lru_cache(4096)
+def _reads(namespace: str, keys: tuple[ScopeKey, ...], header_only: bool) -> _Reads:
+    # The lookups of a session that is hot are the same again and again.
+    names = tuple(entry_key(namespace, key) for key in keys)
+    return _asking(names, tuple(header_only and key.kind == "session" for key in keys), header_only)
+
+
+def _some(reads: _Reads, names: Sequence[str]) -> _Reads:
+    """Returns the reads of those entries that one server holds."""
+    headers = dict(zip(reads.names, reads.headers, strict=True))
+    return _asking(tuple(names), tuple(headers[name] for name in names), not reads.commands.bulk)
 
 
 def _time(reply: Any) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from enum import Enum
 from typing import Any
 
@@ -24,7 +24,7 @@ from ..records import ScopeKey
 from ..store.base import StoreWriter
 from .breaker import LONGEST, Breaker
 from .flights import Flight
-from .patience import first_of, within
+from .patience import Patience, first_of
 from .steps import (
     Answer,
     Apply,
@@ -71,6 +71,11 @@ class Call:
     becomes a task at the first wait. Nothing can come between, so both are "sent" at once.
     """
 
+    __slots__ = (
+        "_handles", "_replies", "_sent", "_started", "_stopped", "_tasks",
+        "budget", "committed", "flight", "writer",
+    )  # fmt: skip
+
     def __init__(
         self, budget: float, *, stoppable: bool = False, flight: Flight[Answer] | None = None
     ) -> None:
@@ -110,7 +115,9 @@ class Call:
         if self._stopped is not None and not self._stopped.done():
             self._stopped.set_result(None)
 
-    async def wait(self, handles: tuple[int, ...], limit: float | None) -> Reply | Ended:
+    async def wait(
+        self, handles: tuple[int, ...], limit: float | None, patience: Patience
+    ) -> Reply | Ended:
         """Returns the first reply among `handles`, or why there is none within `limit` seconds."""
         if self._stopped is not None and self._stopped.done() and not self.committed:
             return Ended.CANCELLED
@@ -125,7 +132,7 @@ class Call:
             if limit is None:
                 return Reply(handles[0], await command)
             try:
-                return Reply(handles[0], await within(command, limit))
+                return Reply(handles[0], await patience.within(command, limit))
             except TimeoutError:
                 return Ended.TIMER
         return await self._wait_for_tasks(handles, limit)
@@ -148,6 +155,11 @@ class Call:
             if self._tasks[handle] in done:
                 return Reply(handle, self._tasks.pop(handle).result())
         return Ended.TIMER
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to end."""
+        return not self._started and not self._tasks and self.writer is None
 
     async def end(self) -> None:
         """Ends what is still under way (late replies are of no use) and returns the connection."""
@@ -200,20 +212,22 @@ class CacheCalls:
         """Performs one command and tells the breaker how it went."""
         began = self._clock()
         try:
-            reply = await self._dispatch(command)
+            reply = await self._sent(command)
         except Exception as error:
             # No cache may do that (cache/base.py), but if one does it must not fail the call (I7).
             logger.exception("the cache raised %s", type(error).__name__)
             reply = _unavailable(command, type(error).__name__)
-        parts = reply if isinstance(command, LookUp) else (reply,)
-        if any(isinstance(part, Unavailable) for part in parts):
+        failed = False
+        for part in reply if isinstance(command, LookUp) else (reply,):
+            if isinstance(part, Unavailable):
+                failed = True
+            name = _FOUND.get(type(part)) or (_COUNTED.get(part) if isinstance(part, Enum) else None)
+            if name is not None:
+                self._metrics.count(name)
+        if failed:
             self.failed()
         else:
             self._breaker.succeeded(self._clock() - began)
-        for part in parts:
-            name = _COUNTED.get(part) if isinstance(part, Enum) else _FOUND.get(type(part))
-            if name is not None:
-                self._metrics.count(name)
         return reply
 
     def failed(self) -> None:
@@ -277,29 +291,29 @@ class CacheCalls:
             self._metrics.count(counters.BREAKER_CLOSED)
             logger.warning("the cache answers again")
 
-    async def _dispatch(self, command: CacheCommand) -> Any:
+    def _sent(self, command: CacheCommand) -> Awaitable[Any]:
         cache = self._cache
         assert cache is not None
         match command:
             case LookUp(keys, header_only):
-                return await cache.lookup(keys, header_only)
+                return cache.lookup(keys, header_only)
             case Intent(scope, token):
-                return await cache.intent(scope, token)
+                return cache.intent(scope, token)
             case Release(scope, token):
-                return await cache.release(scope, token)
+                return cache.release(scope, token)
             case Lease(scope, token):
-                return await cache.lease(scope, token)
+                return cache.lease(scope, token)
             case Fill(scope, token, granted, content, expires):
                 at, stamp = granted.granted_at, granted.stamp
-                return await cache.fill(scope, token, at, stamp, content, expires)
+                return cache.fill(scope, token, at, stamp, content, expires)
             case Apply():
-                return await cache.apply(*command)
+                return cache.apply(*command)
             case Drop(scope, token, keep):
-                return await cache.drop(scope, token, keep)
+                return cache.drop(scope, token, keep)
             case Touch(scope, tag, validated_at, stamp):
-                return await cache.touch(scope, tag, validated_at, stamp)
+                return cache.touch(scope, tag, validated_at, stamp)
             case Elect():
-                return await cache.elect(self._owner, self._elected_for)
+                return cache.elect(self._owner, self._elected_for)
 
 
 def _unavailable(command: CacheCommand, reason: str) -> Any:

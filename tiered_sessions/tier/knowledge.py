@@ -46,7 +46,7 @@ class Knowledge:
         # By type: a hit asks nine of them, and a comparison of one after the other shows.
         self._answers: dict[type, Callable[[Any, Call], Any]] = {
             steps.Began: lambda question, call: floors.began(),
-            steps.Judge: lambda question, call: floors.judge(*question),
+            steps.Judge: lambda question, call: floors.standings(*question),
             steps.Known: lambda question, call: decoded.find(*question),
             steps.Probed: self._probed,
             steps.Served: lambda question, call: floors.served(*question),

@@ -55,7 +55,7 @@ from .flights import Flight, Flights
 from .floors import Floors
 from .knowledge import Knowledge
 from .namespace import Namespace
-from .patience import HELD_UP
+from .patience import HELD_UP, Patience
 from .sampler import Sampler
 from .steps import Answer, Ended, Reply, Rules, Steps, Swept, Timer, Wait
 from .upkeep import OUTBOX_BATCH, SWEEP_BATCH, Upkeep
@@ -122,6 +122,7 @@ class SessionTier:
         self._knowledge = Knowledge(self._floors, decoded, self._breaker, clock, config.mask_age)
         self._flights: Flights[tuple[SessionKey, Query], Answer] = Flights()
         self._reads = asyncio.Semaphore(config.store_reads)
+        self._patience = Patience()
         self._preparing: asyncio.Task[None] | None = None
         self._prepared = False
         self._closed = False
@@ -165,7 +166,8 @@ class SessionTier:
 
     async def get(self, key: SessionKey, query: Query) -> Snapshot | None:
         """Reads one session with the events `query` asks for; None if there is none."""
-        await self.prepare()
+        if self._closed or not self._prepared:
+            await self.prepare()
         call = Call(self._config.cache_budget)
         answer = await self._perform(protocol.read(key, query, self._rules), call)
         self._metrics.count(_SOURCES[answer.source])
@@ -330,10 +332,10 @@ class SessionTier:
                     return done.value  # type: ignore[no-any-return]
                 if isinstance(step, steps.Local):
                     reply = self._knowledge.answer(step.question, call)
-                elif isinstance(step, steps.Send):
-                    reply = self._send(step.command, call)
                 elif isinstance(step, Wait):
                     reply = await self._wait(step, call)
+                elif isinstance(step, steps.Send):
+                    reply = self._send(step.command, call)
                 elif isinstance(step, steps.Later):
                     self._calls.later(step.command)
                     reply = None
@@ -341,9 +343,12 @@ class SessionTier:
                     reply = await self._board(step, call)
         finally:
             generator.close()
-            await call.end()
+            if not call.idle:
+                await call.end()
 
     def _send(self, command: steps.Command, call: Call) -> int:
+        if isinstance(command, steps.LookUp):
+            return self._send_to_cache(command, call)
         if isinstance(command, steps.SqlRead):
             if call.flight is not None and isinstance(command, steps.Load):
                 call.flight.leave_cache()
@@ -354,6 +359,9 @@ class SessionTier:
         if isinstance(command, steps.Write):
             call.committed = True
             return call.start(self._commit(command, call))
+        return self._send_to_cache(command, call)
+
+    def _send_to_cache(self, command: steps.CacheCommand, call: Call) -> int:
         refused = self._calls.refused(command)
         if refused is not None:
             return call.reply(refused)
@@ -403,11 +411,11 @@ class SessionTier:
 
     async def _wait(self, wait: Wait, call: Call) -> Reply | Ended:
         if wait.timer is None:
-            return await call.wait(wait.handles, None)
+            return await call.wait(wait.handles, None, self._patience)
         limit = _POLL if wait.timer is Timer.POLL else self._breaker.timeout
         began = self._clock()
         allowed = min(limit, call.budget)
-        ended = await call.wait(wait.handles, allowed)
+        ended = await call.wait(wait.handles, allowed, self._patience)
         took = self._clock() - began
         call.budget -= took
         if ended is Ended.TIMER:
