@@ -169,9 +169,7 @@ def test_close_lets_a_started_write_end() -> None:
         found = store.sql.load(KEY)
         assert found is not None
         store.gate, store.asked = asyncio.Event(), asyncio.Event()
-        writing = asyncio.create_task(
-            sessions.append(Append(KEY, found.session.tag, 1, (event("a"),)))
-        )
+        writing = asyncio.create_task(sessions.append(Append(KEY, found.session.tag, 1, (event("a"),))))
         await store.asked.wait()
         closing = asyncio.create_task(sessions.close())
         await asyncio.sleep(1)

@@ -108,6 +108,14 @@ _SWAPS: dict[str, tuple[str, tuple[Change, ...]]] = {
         "a window of a session created again",
         (("if older is None or older.tag != content.tag:", "if older is None:"),),
     ),
+    "more events than the window holds are not looked for": (
+        "fewer and more events than the window",
+        (("if not query.answered_by(content):", "if False:"),),
+    ),
+    "what was filled is the answer": (
+        "a fill that is not the answer",
+        (("if wanted != query and not query.answered_by(snapshot.session):", "if False:"),),
+    ),
     "the floor is not asked": (
         "evicted, one process",
         (("yield Local(Judge(scopes, tags))", "(Standing.FINE,) * 3"),),
