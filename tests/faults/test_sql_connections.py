@@ -19,6 +19,7 @@ from tests.conformance.store_backends import (
     created,
     delete,
     event,
+    loaded,
     new_key,
     open_store,
 )
@@ -180,7 +181,7 @@ async def test_frequent_operations_are_one_statement_and_one_round_trip(postgres
             assert relay.upkeep() == []
 
 
-async def test_an_append_on_mariadb_is_one_statement(mysql_url: str) -> None:
+async def test_a_write_on_mariadb_is_one_statement(mysql_url: str) -> None:
     async with Relay(mysql_url) as relay, open_store(relay.url, "mariadb", pool_size=1) as store:
         key = new_key()
         tag = (await created(store, key)).session.tag
@@ -188,6 +189,16 @@ async def test_an_append_on_mariadb_is_one_statement(mysql_url: str) -> None:
             done = await append(store, Append(key, tag, START, (event("e"),)))
         assert isinstance(done, Committed)
         assert len(flights) == 1, flights
+        for other in (key._replace(session_id="other"), new_key()):
+            # The second makes the rows of its app and user, too.
+            with relay.recording() as flights:
+                made = await created(store, other)
+            assert len(flights) == 1, flights
+            assert await loaded(store, other) == made
+            with relay.recording() as flights:
+                assert await delete(store, other) is True
+            assert len(flights) == 1, flights
+            assert await delete(store, other) is False
         # An event of another program takes no second look.
         strange = (
             "INSERT INTO events (id, app_name, user_id, session_id, invocation_id, timestamp, event_data) "

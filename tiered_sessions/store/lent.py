@@ -2,7 +2,7 @@
 
 Around one short statement SQLAlchemy's layers take more time than the driver and the server
 together. They are left out of reads, which may be repeated: what goes wrong on a lent connection
-is found out again, and named, by a second try that goes through them. And of writes on PostgreSQL,
+is found out again, and named, by a second try that goes through them. And of frequent writes,
 which may not: there a driver's error is given the name that SQLAlchemy would have given it.
 """
 
@@ -124,15 +124,18 @@ class Lent:
 
     async def fetch(self, text: str, values: list[Any]) -> Sequence[Row]:
         """Executes a statement on asyncpg's connection. Raises what SQLAlchemy would have raised."""
+        return await self.run(self.driver.fetch(text, *values))
+
+    async def run(self, work: Awaitable[T]) -> T:
+        """Awaits what the driver's connection does. Raises what SQLAlchemy would have raised."""
         try:
-            rows: Sequence[Row] = await self.driver.fetch(text, *values)
+            return await work
         except Exception as error:
             raise self._named(error) from error
         except BaseException:
             # Cancelled: an answer may still be on its way.
             self._doubtful = True
             raise
-        return rows
 
     def _named(self, error: Exception) -> Exception:
         dialect, connection = self._engine.dialect, self._pooled.dbapi_connection
@@ -144,7 +147,7 @@ class Lent:
         if isinstance(named, DBAPIError) and named.connection_invalidated:
             # As SQLAlchemy does: what took this one has taken its neighbours.
             self._engine.sync_engine.pool._invalidate(self._pooled, error)
-        elif not sqlstate(error):
+        elif not (sqlstate(error) or number(error)):
             self._doubtful = True
         return named
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from sqlalchemy.sql.base import Executable
-
 from ..records import Content, EventRecord, Older, Query, SessionKey, Snapshot, Tag, Tags
 from . import statements as sql
 from .clock import remaining
@@ -113,11 +111,10 @@ def tags(key: SessionKey) -> Unit[Tags]:
     return Tags(found.get("session"), found.get("user"), found.get("app"))
 
 
-def sessions(app_name: str, user_id: str | None, statement: Executable | None = None) -> Unit[list[Snapshot]]:
+def sessions(app_name: str, user_id: str | None) -> Unit[list[Snapshot]]:
     """Reads sessions without events, and their shared scopes, by one statement."""
     params: Params = {"a": app_name} if user_id is None else {"a": app_name, "u": user_id}
-    if statement is None:
-        statement = sql.list_sessions(user_id is not None)
+    statement = sql.list_sessions(user_id is not None)
     listed: list[Row] = []
     users: dict[str, Content] = {}
     app: Content | None = None

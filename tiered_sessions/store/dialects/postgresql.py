@@ -28,7 +28,7 @@ from ...records import (
     Stale,
     Tags,
 )
-from .. import reads, steps, writes
+from .. import steps, writes
 from ..failures import DRIVER_ERRORS, is_duplicate, is_retryable, is_timeout
 from ..groups import Grouped
 from ..lent import Lent, Texts, lend_doubtful, perform, watched
@@ -202,7 +202,7 @@ class PostgresqlDialect(ExplicitDialect):
         return postgresql_reads.tags(key)
 
     def sessions(self, app_name: str, user_id: str | None) -> Unit[list[Snapshot]]:
-        return reads.sessions(app_name, user_id, postgresql_reads.list_statement(user_id is not None))
+        return postgresql_reads.sessions(app_name, user_id, self._asyncpg)
 
 
 def _readable(descriptor: int) -> bool:
