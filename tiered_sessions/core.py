@@ -21,8 +21,8 @@ from .conversions import (
     object_of,
     query_of,
     rewinds,
-    shared_state,
     stored_event,
+    whole_state,
 )
 from .errors import (
     ConfigurationError,
@@ -127,6 +127,7 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
             db_url, db_engine, cache, config or TieredConfig(), metrics, create_tables, engine_options
         )
         self._locks = _KeyLocks()
+        self._translating = _Translating(self)
         sharing = config or TieredConfig()
         room = 0 if sharing.shared_events == "off" else sharing.decoded_bytes
         self._events = SharedEvents(
@@ -220,7 +221,7 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
             StoreUnavailableError: Neither tier may answer.
         """
         key = SessionKey(app_name, user_id, session_id)
-        with _Translating(self):
+        with self._translating:
             if config is None and self._windows is not None:
                 snapshot = await self._windowed(key, self._windows)
             else:
@@ -468,9 +469,9 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
 
     def _assembled(self, snapshot: Snapshot) -> SessionT:
         content = snapshot.session
-        state = merge(object_of(content.state), shared_state(snapshot.user), shared_state(snapshot.app))
-        events = self._events.of(snapshot.key, content.events)
-        return self._session(snapshot.key, state, events, content.tag.update_time / 1_000_000, content.tag)
+        events = self._events.of(snapshot.key, content.events) if content.events else []
+        updated = content.tag.update_time / 1_000_000
+        return self._session(snapshot.key, whole_state(snapshot), events, updated, content.tag)
 
 
 class _Translating:

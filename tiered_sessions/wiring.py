@@ -27,6 +27,18 @@ logger = logging.getLogger("tiered_sessions")
 DEFAULT_DATABASE: Final = "sqlite+aiosqlite:///./tiered_sessions.db"
 _DATABASES: Final = ("TIERED_SESSIONS_DB_URL", "DATABASE_URL")
 
+_forks = 0
+"""How many forks lie between the first process and this one."""
+
+
+def _forked() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
 # What a forked child inherited is kept and never touched: closing a connection there would end the
 # parent's TLS session, or drop the parent's locks on a SQLite file.
 _inherited: list[object] = []
@@ -80,7 +92,7 @@ class Wiring:
         self._cache = _read_cache(cache)
         self._bound = self._what_is_bound()
         self._owner: Callable[[], asyncio.AbstractEventLoop | None] | None = None
-        self._pid = os.getpid()
+        self._forks = _forks
         self._lock = threading.Lock()
         self._wired: list[_Wired] = []
         # Built at once, so that a missing driver is an error of the constructor.
@@ -152,7 +164,7 @@ class Wiring:
             await found.tier.flush()
 
     def _of(self, loop: asyncio.AbstractEventLoop) -> _Wired:
-        if self._pid == os.getpid():
+        if self._forks == _forks:
             found = self._find(loop)
             if found is not None:
                 return found
@@ -166,7 +178,10 @@ class Wiring:
             return wired
 
     def _find(self, loop: asyncio.AbstractEventLoop) -> _Wired | None:
-        return next((wired for wired in self._wired if wired.loop() is loop), None)
+        for wired in self._wired:
+            if wired.loop() is loop:
+                return wired
+        return None
 
     def _claim(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._bound is None:
@@ -179,9 +194,9 @@ class Wiring:
         self._owner = weakref.ref(loop)
 
     def _leave_the_parents(self) -> None:
-        if self._pid == os.getpid():
+        if self._forks == _forks:
             return
-        self._pid = os.getpid()
+        self._forks = _forks
         if self._wired:
             _inherited.extend(self._wired)
             self._wired = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -81,12 +81,19 @@ class RedisSessionCache:
             else adopt(url_or_client, timeout, max_connections)
         )
 
-    async def lookup(self, keys: Sequence[ScopeKey], header_only: bool = False) -> tuple[Lookup, ...]:
+    def lookup(
+        self, keys: Sequence[ScopeKey], header_only: bool = False
+    ) -> Coroutine[Any, Any, tuple[Lookup, ...]]:
         # Once: another namespace may begin while the answer is on its way.
         reads = _reads(self.namespace, tuple(keys), header_only)
         groups = self._connections.groups(reads.names)
         if len(groups) == 1:
-            return await self._read(reads)
+            return self._read(reads)
+        return self._read_from_several(reads, groups)
+
+    async def _read_from_several(
+        self, reads: _Reads, groups: Sequence[Sequence[str]]
+    ) -> tuple[Lookup, ...]:
         parts = [_some(reads, group) for group in groups]
         found: dict[str, Lookup] = {}
         for part, looked in zip(parts, await asyncio.gather(*map(self._read, parts)), strict=True):
@@ -94,20 +101,29 @@ class RedisSessionCache:
         return tuple([found[name] for name in reads.names])
 
     async def _read(self, reads: _Reads) -> tuple[Lookup, ...]:
-        answers = await self._fly(reads.names[0], reads.commands)
-        if isinstance(answers, Unavailable):
-            return (answers,) * len(reads.names)
-        stamp, (clock, *replies) = answers
+        names, kinds, header_only, commands, seen = reads
+        try:
+            stamp, (clock, *replies) = await self._connections.fly(names[0], commands)
+        except FAULTS as error:
+            return (Unavailable(_reason(error)),) * len(names)
         refused = _refusal(clock)
         if refused is not None:
-            return (refused,) * len(reads.names)
+            return (refused,) * len(names)
         now = _time(clock)
-        return tuple(
-            [
-                _refusal(reply) or fields.lookup(reply, header, now, stamp)
-                for header, reply in zip(reads.headers, replies, strict=True)
-            ]
-        )
+        found: list[Lookup] = []
+        for position, reply in enumerate(replies):
+            # What is hot and not changed answers with the same bytes, and need not be read again.
+            last, entry = seen[position]
+            if reply != last:
+                refused = _refusal(reply)
+                if refused is not None:
+                    found.append(refused)
+                    continue
+                entry = fields.read(reply, not header_only and kinds[position] == "session")
+                if entry.small:
+                    seen[position] = reply, entry
+            found.append(entry.shown(now, stamp, header_only and kinds[position] == "session"))
+        return tuple(found)
 
     async def intent(self, key: ScopeKey, token: str) -> int | Unavailable:
         reply = await self._run("intent", key, token, self.limits.mask_life)
@@ -219,31 +235,37 @@ class RedisSessionCache:
 
 
 class _Reads(NamedTuple):
-    """What one lookup sends: the server's time, then each entry, whole or its header."""
+    """What one lookup sends: the server's time, then each entry, of a session perhaps its header.
+
+    `seen`: for each entry its last reply, and what it said.
+    """
 
     names: tuple[str, ...]
-    headers: tuple[bool, ...]
+    kinds: tuple[str, ...]
+    header_only: bool
     commands: Packed
+    seen: list[tuple[Any, fields.Entry]]
 
 
-def _asking(names: tuple[str, ...], headers: tuple[bool, ...], small: bool) -> _Reads:
+def _asking(names: tuple[str, ...], kinds: tuple[str, ...], header_only: bool) -> _Reads:
     commands: list[Command] = [("TIME",)]
-    for name, header in zip(names, headers, strict=True):
-        commands.append(("HMGET", name, *fields.HEADER) if header else ("HGETALL", name))
-    return _Reads(names, headers, Packed(commands, bulk=not small))
+    for name, kind in zip(names, kinds, strict=True):
+        commands.append(fields.words(name, kind, header_only))
+    packed = Packed(commands, bulk=not header_only)
+    return _Reads(names, kinds, header_only, packed, [(None, fields.NOTHING)] * len(names))
 
 
 @lru_cache(4096)
 def _reads(namespace: str, keys: tuple[ScopeKey, ...], header_only: bool) -> _Reads:
     # The lookups of a session that is hot are the same again and again.
     names = tuple(entry_key(namespace, key) for key in keys)
-    return _asking(names, tuple(header_only and key.kind == "session" for key in keys), header_only)
+    return _asking(names, tuple(key.kind for key in keys), header_only)
 
 
 def _some(reads: _Reads, names: Sequence[str]) -> _Reads:
     """Returns the reads of those entries that one server holds."""
-    headers = dict(zip(reads.names, reads.headers, strict=True))
-    return _asking(tuple(names), tuple(headers[name] for name in names), not reads.commands.bulk)
+    kinds = dict(zip(reads.names, reads.kinds, strict=True))
+    return _asking(tuple(names), tuple(kinds[name] for name in names), reads.header_only)
 
 
 def _time(reply: Any) -> int:

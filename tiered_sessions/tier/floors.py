@@ -46,14 +46,14 @@ class Floors:
         floor = self._find(scope)
         if floor is None:
             return Standing.DOUBT if self._clock() < self._forgot_until else Standing.FINE
+        if tag == floor.tag:
+            return Standing.FINE
         if floor.tag is None or tag.incarnation != floor.tag.incarnation:
             return Standing.DOUBT
         if tag.revision < floor.tag.revision:
             return Standing.BELOW
         # One revision with two nonces: SQL lost commits, or a foreign writer came by (R18, R28).
-        if tag.revision == floor.tag.revision and tag != floor.tag:
-            return Standing.DOUBT
-        return Standing.FINE
+        return Standing.DOUBT if tag.revision == floor.tag.revision else Standing.FINE
 
     def standings(
         self, scopes: Sequence[ScopeKey], tags: Sequence[Tag | None]
@@ -67,14 +67,17 @@ class Floors:
 
     def served(self, scopes: Sequence[ScopeKey], tags: Sequence[Tag]) -> None:
         """Raises the floors to what a caller is about to see."""
+        now = self._clock()
         for scope, tag in zip(scopes, tags, strict=True):
-            floor = self._find(scope)
-            if floor is not None and floor.tag == tag:
+            floor = self._floors.get(scope)
+            if floor is not None and floor.expires > now and floor.tag == tag:
                 # Nearly always: what was served is served again.
-                floor.expires = self._clock() + self._life
+                floor.expires = now + self._life
                 self._floors.move_to_end(scope)
+                continue
+            floor = self._find(scope)
             # Unless an own write finished while this answer was on its way: then its word stays.
-            elif floor is None or self.judge(scope, tag) is Standing.FINE:
+            if floor is None or self.judge(scope, tag) is Standing.FINE:
                 self._set(scope, tag, floor.written if floor else 0)
 
     def wrote(self, scope: ScopeKey, tag: Tag | None) -> None:

@@ -35,6 +35,7 @@ class Patience:
     """Limits of waits, of one event loop. One timer serves them all: most waits end long before."""
 
     def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._waits: set[_Wait] = set()
         self._timer: asyncio.Handle | None = None
         self._due = 0.0
@@ -46,7 +47,9 @@ class Patience:
         Raises:
             TimeoutError: It took longer, and has been cancelled.
         """
-        loop = asyncio.get_running_loop()
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
         task = asyncio.current_task(loop)
         assert task is not None
         wait = _Wait(task, loop.time() + limit)

@@ -85,6 +85,9 @@ from .steps import (
     Young,
 )
 
+_BEGAN = Local(Began())
+_PROBED = Local(Probed())
+
 # --- small parts -------------------------------------------------------------------------------
 
 
@@ -186,7 +189,7 @@ def _look(key: SessionKey, query: Query, rules: Rules, began: int) -> Steps[Answ
             return Absent(())
 
     tags = tuple([entry.content.tag if isinstance(entry, Hit) else None for entry in found])
-    probed = yield Local(Probed())
+    probed = yield _PROBED
     standings = yield Local(Judge(scopes, tags))
     verdicts: list[Verdict] = []
     for scope, entry, standing in zip(scopes, found, standings, strict=True):
@@ -263,7 +266,7 @@ def fetch(key: SessionKey, query: Query, leases: Sequence[ScopeKey], rules: Rule
     while refused in (LeaseRefused.WAIT, LeaseRefused.PRESENT):
         if refused is LeaseRefused.WAIT and (yield Wait((), Timer.POLL)) is not Ended.TIMER:
             break
-        seen = yield from _look(key, query, rules, (yield Local(Began())))
+        seen = yield from _look(key, query, rules, (yield _BEGAN))
         if isinstance(seen, Answer):
             return seen
         if refused is LeaseRefused.PRESENT and key.session in seen.leases:
@@ -303,7 +306,7 @@ def read(key: SessionKey, query: Query, rules: Rules) -> Steps[Answer]:
     """Finds one session. Never older than what this process wrote or served before (I6)."""
     answer = Answer(None, "store")
     for _ in range(3):
-        began = yield Local(Began())
+        began = yield _BEGAN
         seen = (yield from _look(key, query, rules, began)) if rules.cached else Absent(())
         if isinstance(seen, Answer):
             answer = seen
@@ -418,7 +421,7 @@ def _shared(marked: Marked, scope: ScopeKey, content: Content | None, rules: Rul
 
 def append(operation: Append, rules: Rules) -> Steps[AppendOutcome | None]:
     """Stores one append: masks, one statement, apply. None: cancelled before the statement."""
-    began = yield Local(Began())
+    began = yield _BEGAN
     marked = yield from _mask(operation.scopes, rules, grouped=operation.shareable)
     if not isinstance(marked, Marked):
         return marked
