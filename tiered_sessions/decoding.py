@@ -17,7 +17,7 @@ import sys
 import types
 from collections.abc import Callable, Collection, Mapping
 from enum import Enum
-from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
+from typing import Any, Final, Generic, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -372,7 +372,7 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 
 def _factory(field: FieldInfo) -> Callable[[], Any]:
     if field.default_factory in (dict, list):
-        return field.default_factory  # type: ignore[return-value]
+        return field.default_factory
     return lambda: field.get_default(call_default_factory=True)
 
 

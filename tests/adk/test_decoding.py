@@ -14,7 +14,6 @@ from tiered_sessions import adk
 from tiered_sessions.codec import dumps, loads
 from tiered_sessions.decoding import Decoder, _same
 
-
 DECODERS = [adk._decode_shared, adk._decode_own]
 
 
