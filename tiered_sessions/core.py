@@ -123,19 +123,22 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
         if on_conflict not in ("raise", "rebase"):
             raise ConfigurationError(f'on_conflict must be "raise" or "rebase", not {on_conflict!r}')
         self._rebases = on_conflict == "rebase"
+        config = config or TieredConfig()
+        sharing = config.shared_events != "off" and config.decoded_bytes > 0
+        self._events = SharedEvents(
+            lambda record: self._decode(stored_event(record), shared=sharing),
+            config.decoded_bytes,
+            shared=sharing,
+            checked=config.shared_events == "check",
+            # A default window looks for calls and summaries in it.
+            keeps_json=config.default_window is not None,
+        )
         self._wiring = Wiring(
-            db_url, db_engine, cache, config or TieredConfig(), metrics, create_tables, engine_options
+            db_url, db_engine, cache, config, metrics, create_tables, engine_options, self._events
         )
         self._locks = _KeyLocks()
         self._translating = _Translating(self)
-        sharing = config or TieredConfig()
-        room = 0 if sharing.shared_events == "off" else sharing.decoded_bytes
-        self._events = SharedEvents(
-            lambda record: self._decode(stored_event(record), shared=room > 0),
-            room,
-            checked=sharing.shared_events == "check",
-        )
-        window = None if config is None else config.default_window
+        window = config.default_window
         self._windows = None if window is None else Windows(window)
 
     # --- what a binding says ---------------------------------------------------------------------

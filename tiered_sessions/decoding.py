@@ -216,7 +216,7 @@ class _Node:
             if name in given:
                 continue
             if field.default_factory is not None:
-                factories.append((name, _factory(field)))
+                factories.append((name, self._factory(field)))
             elif field.is_required() or not _unchanging(field.default):
                 return None
             else:
@@ -230,6 +230,14 @@ class _Node:
             if convert is not _as_it_is:
                 converters.append((name, convert))
         return _Plan(defaults, tuple(factories), tuple(converters), frozenset(given))
+
+    def _factory(self, field: FieldInfo) -> Callable[[], Any]:
+        made = self._made
+        if field.default_factory is dict:
+            return dict
+        if field.default_factory is list:
+            return lambda: made([])
+        return lambda: field.get_default(call_default_factory=True)
 
     def _understood(self) -> bool:
         """Says whether nothing but its fields decides what an object of the class becomes."""
@@ -368,12 +376,6 @@ def _one_of(members: Mapping[str, Any]) -> Converter | None:
 
 def _members(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-
-
-def _factory(field: FieldInfo) -> Callable[[], Any]:
-    if field.default_factory in (dict, list):
-        return field.default_factory
-    return lambda: field.get_default(call_default_factory=True)
 
 
 def _unchanging(default: Any) -> bool:

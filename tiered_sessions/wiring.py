@@ -16,6 +16,7 @@ from .cache.base import CacheLimits, SessionCache
 from .config import TieredConfig
 from .errors import ConfigurationError
 from .metrics import Metrics
+from .shared_events import SharedEvents
 from .tier.tier import SessionTier
 from .urls import normalise_cache_url, normalise_database_url, redact
 
@@ -63,6 +64,7 @@ class Wiring:
         metrics: Receives the counters.
         create_tables: Whether missing tables are made.
         engine_options: For `create_async_engine`.
+        kept: What was read last, of all event loops.
 
     Raises:
         ConfigurationError: Something among these cannot be used.
@@ -77,6 +79,7 @@ class Wiring:
         metrics: Metrics | None,
         create_tables: bool,
         engine_options: dict[str, Any],
+        kept: SharedEvents[Any],
     ) -> None:
         if db_url is not None and db_engine is not None:
             raise ConfigurationError("Give db_url or db_engine, not both")
@@ -85,6 +88,7 @@ class Wiring:
             raise ConfigurationError(f"{names}: set on the engine itself when db_engine is given")
         self._config = config
         self._metrics = metrics
+        self._kept = kept
         self._create_tables = create_tables
         self._options = engine_options
         self._given_engine = db_engine
@@ -215,7 +219,12 @@ class Wiring:
         )
         cache = self._build_cache()
         tier = SessionTier(
-            store, cache, self._config, self._metrics, owns_cache=cache is not self._cache
+            store,
+            cache,
+            self._config,
+            self._metrics,
+            owns_cache=cache is not self._cache,
+            kept=self._kept,
         )
         return _Wired(weakref.ref(loop), engine, tier)
 

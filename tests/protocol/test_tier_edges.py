@@ -16,8 +16,7 @@ from tiered_sessions.cache.base import Miss
 from tiered_sessions.cache.redis import RedisSessionCache
 from tiered_sessions.config import TieredConfig
 from tiered_sessions.errors import StoreUnavailableError
-from tiered_sessions.records import Already, Append, Content, EventRecord, Tag
-from tiered_sessions.tier.decoded import DecodedSessions
+from tiered_sessions.records import Already, Append, Tag
 from tiered_sessions.tier.floors import Floors
 from tiered_sessions.tier.steps import Standing
 
@@ -310,18 +309,6 @@ def test_a_changed_namespace_is_followed_by_validation() -> None:
         await late.close()
 
     run(main())
-
-
-def test_kept_sessions_are_measured_by_what_was_added() -> None:
-    """An append costs the same however long the history; the sum stays right."""
-    events = tuple(EventRecord(n, str(n), n, b"x" * 100) for n in range(10))
-    whole, grown = DecodedSessions(100_000), DecodedSessions(100_000)
-    content = Content(TAG, b"{}", events[:6])
-    grown.keep(KEY, content)
-    longer = replace(content, state=b'{"a": 1}', events=events)
-    grown.keep(KEY, longer, events[6:])
-    whole.keep(KEY, longer)
-    assert grown._contents[KEY] == whole._contents[KEY]
 
 
 async def _beyond_the_window() -> tuple[ToyStore, TroubledCache]:

@@ -35,6 +35,7 @@ from ..records import (
     Create,
     CreateOutcome,
     DeleteOutcome,
+    EventRecord,
     Exists,
     Expired,
     Failed,
@@ -46,11 +47,11 @@ from ..records import (
     Tags,
     Unknown,
 )
+from ..shared_events import SharedEvents
 from ..store.base import SessionStore
 from . import chores, protocol, steps
 from .breaker import Breaker
 from .calls import CacheCalls, Call
-from .decoded import DecodedSessions
 from .flights import Flight, Flights
 from .floors import Floors
 from .knowledge import Knowledge
@@ -82,6 +83,7 @@ class SessionTier:
         config: The numbers.
         metrics: Receives the counters.
         owns_cache: Whether `close()` closes the cache.
+        kept: The sessions read last, by whatever tier of this database; None: some of its own.
         clock: Seconds, monotonic, the same as the event loop's.
     """
 
@@ -93,6 +95,7 @@ class SessionTier:
         metrics: Metrics | None = None,
         *,
         owns_cache: bool = True,
+        kept: SharedEvents[Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
@@ -118,8 +121,9 @@ class SessionTier:
             cache, self._breaker, self._metrics, clock, elected_for=2 * config.outbox_poll
         )
         self._floors = Floors(None if staleness is None else staleness + 1, clock)
-        decoded = DecodedSessions(config.decoded_bytes // 4)
-        self._knowledge = Knowledge(self._floors, decoded, self._breaker, clock, config.mask_age)
+        if kept is None:
+            kept = SharedEvents(_undecoded, config.decoded_bytes, shared=False)
+        self._knowledge = Knowledge(self._floors, kept, self._breaker, clock, config.mask_age)
         self._flights: Flights[tuple[SessionKey, Query], Answer] = Flights()
         self._reads = asyncio.Semaphore(config.store_reads)
         self._patience = Patience()
@@ -478,6 +482,10 @@ class SessionTier:
     async def _tags(self, key: SessionKey) -> Tags:
         async with self._reads:
             return await self._store.tags(key)
+
+
+def _undecoded(record: EventRecord) -> Any:
+    raise AssertionError("who wants events gives what decodes them")
 
 
 def _error(outcome: Failed | Unknown) -> Exception:
