@@ -21,10 +21,11 @@ from redis.exceptions import ClusterDownError, ConnectionError, MovedError, Redi
 from ..errors import ConfigurationError
 from .line import Line
 from .loan import Loan
-from .queue import FAULTS, Answers, CallQueue
+from .queue import AGAIN, FAULTS, Answers, CallQueue, Taker
 from .resp import Command
 
 __all__ = [
+    "AGAIN",
     "FAULTS",
     "Answers",
     "Bulk",
@@ -58,6 +59,22 @@ class Connections(Protocol):
         """
         ...
 
+    def post(
+        self, name: str, future: asyncio.Future[Any], commands: Sequence[Command], taker: Taker
+    ) -> bool:
+        """Sends `commands` soon, and what `taker` makes of the replies to `future`.
+
+        False: that needs to be waited for, and nothing was done.
+
+        Raises:
+            RedisError: Too much waits already; nothing was sent.
+        """
+        ...
+
+    def hurry(self) -> None:
+        """Sends what was posted."""
+        ...
+
     async def close(self) -> None:
         """Ends what flies; closes the connections if they are the package's own."""
         ...
@@ -72,7 +89,19 @@ class Server:
 
     async def fly(self, commands: Sequence[Command]) -> Answers:
         """Sends `commands` and returns the replies."""
-        return await (self._bulk if isinstance(commands, Bulk) else self._small).fly(commands)
+        if not isinstance(commands, Bulk):
+            return await self._small.fly(commands)
+        # They may read what was posted before them.
+        self._small.hurry()
+        return await self._bulk.fly(commands)
+
+    def post(self, future: asyncio.Future[Any], commands: Sequence[Command], taker: Taker) -> None:
+        """Sends small `commands` soon, and what `taker` makes of the replies to `future`."""
+        self._small.post(future, commands, taker)
+
+    def hurry(self) -> None:
+        """Sends what was posted."""
+        self._small.hurry()
 
     async def close(self) -> None:
         """Fails what flies and closes the connections."""
@@ -101,6 +130,15 @@ class PoolConnections:
 
     async def fly(self, name: str, commands: Sequence[Command]) -> Answers:
         return await self._server.fly(commands)
+
+    def post(
+        self, name: str, future: asyncio.Future[Any], commands: Sequence[Command], taker: Taker
+    ) -> bool:
+        self._server.post(future, commands, taker)
+        return True
+
+    def hurry(self) -> None:
+        self._server.hurry()
 
     async def close(self) -> None:
         await self._server.close()
@@ -140,6 +178,15 @@ class ClusterConnections:
         if any(isinstance(reply, MovedError | ClusterDownError) for reply in answers.replies):
             self._refresh()
         return answers
+
+    def post(
+        self, name: str, future: asyncio.Future[Any], commands: Sequence[Command], taker: Taker
+    ) -> bool:
+        # A slot may have moved, and its new holder be asked.
+        return False
+
+    def hurry(self) -> None:
+        pass  # nothing was posted
 
     def _holder(self, name: str) -> Server:
         """Returns the server that holds the key `name`."""

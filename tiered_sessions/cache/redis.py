@@ -23,9 +23,12 @@ from .base import (
     Lookup,
     Unavailable,
 )
-from .connections import FAULTS, Answers, Bulk, Command, Connections, adopt
+from .connections import AGAIN, FAULTS, Answers, Bulk, Command, Connections, adopt
 from .scripts import script
 from .urls import connect
+
+Words = tuple[Any, ...]
+"""A key and the arguments of a script for it."""
 
 _entry_key = lru_cache(8192)(keys.entry_key)
 
@@ -108,12 +111,18 @@ class RedisSessionCache:
         return tuple(found[name] for name in names)
 
     async def intent(self, key: ScopeKey, token: str) -> int | Unavailable:
-        reply = await self._run("intent", key, token, self.limits.mask_life)
+        reply = await self._run("intent", *self._intent(key, token))
         return reply if isinstance(reply, Unavailable) else int(reply)
+
+    def _intent(self, key: ScopeKey, token: str) -> Words:
+        return key, token, self.limits.mask_life
 
     async def release(self, key: ScopeKey, token: str) -> Unavailable | None:
         reply = await self._run("release", key, token)
         return reply if isinstance(reply, Unavailable) else None
+
+    def _release(self, key: ScopeKey, token: str) -> Words:
+        return key, token
 
     async def lease(self, key: ScopeKey, token: str) -> Granted | LeaseRefused | Unavailable:
         answers = await self._eval("lease", self._name(key), token, self.limits.lease_life)
@@ -148,8 +157,22 @@ class RedisSessionCache:
         validated_at: int,
         expires_at: int | None = None,
     ) -> ApplyReply | Unavailable:
-        reply = await self._run(
-            "apply",
+        words = self._apply(key, token, old, new, events, state, validated_at, expires_at)
+        reply = await self._run("apply", *words)
+        return reply if isinstance(reply, Unavailable) else ApplyReply[reply.decode()]
+
+    def _apply(
+        self,
+        key: ScopeKey,
+        token: str,
+        old: Tag | None,
+        new: Tag,
+        events: tuple[EventRecord, ...],
+        state: bytes | None,
+        validated_at: int,
+        expires_at: int | None = None,
+    ) -> Words:
+        return (
             key,
             token,
             *fields.tag(old),
@@ -163,12 +186,13 @@ class RedisSessionCache:
             "" if expires_at is None else expires_at,
             *map(chunks.line, events),
         )
-        return reply if isinstance(reply, Unavailable) else ApplyReply[reply.decode()]
 
     async def drop(self, key: ScopeKey, token: str | None, keep: Tag | None) -> Unavailable | None:
-        kept = () if keep is None else fields.tag(keep)
-        reply = await self._run("drop", key, token or "", *kept)
+        reply = await self._run("drop", *self._drop(key, token, keep))
         return reply if isinstance(reply, Unavailable) else None
+
+    def _drop(self, key: ScopeKey, token: str | None, keep: Tag | None) -> Words:
+        return (key, token or "", *(() if keep is None else fields.tag(keep)))
 
     async def touch(self, key: ScopeKey, tag: Tag, validated_at: int, stamp: str) -> bool | Unavailable:
         reply = await self._run("touch", key, *fields.tag(tag), validated_at, stamp, *self._life())
@@ -186,6 +210,46 @@ class RedisSessionCache:
 
     async def close(self) -> None:
         await self._connections.close()
+
+    def post(
+        self, name: str, arguments: Sequence[Any], taker: Callable[[Any], Any]
+    ) -> asyncio.Future[Any] | None:
+        """Calls one of the methods that make a write, `name`, without awaiting it; see `Posting`."""
+        make, converted = _POSTED[name]
+        scope, *words = make(self, *arguments)
+        key = self._name(scope)
+        text, sha = script(name)
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        known = True
+
+        def take(answers: Answers | Exception) -> Any:
+            nonlocal known
+            if not isinstance(answers, Answers):
+                return taker(Unavailable(_reason(answers)))
+            reply = answers.replies[0]
+            if known and isinstance(reply, NoScriptError):
+                known = False
+                try:
+                    self._connections.post(key, future, [("EVAL", text, 1, key, *words)], take)
+                except FAULTS as error:
+                    return taker(Unavailable(_reason(error)))
+                return AGAIN
+            try:
+                result = _refusal(reply) or converted(reply)
+            except (ValueError, TypeError, KeyError, AttributeError):
+                result = Unavailable("the reply is not one of the script's")
+            return taker(result)
+
+        try:
+            posted = self._connections.post(key, future, [("EVALSHA", sha, 1, key, *words)], take)
+        except FAULTS as error:
+            future.set_result(taker(Unavailable(_reason(error))))
+            return future
+        return future if posted else None
+
+    def hurry(self) -> None:
+        """Sends what was posted."""
+        self._connections.hurry()
 
     # --- inside -------------------------------------------------------------------------------
 
@@ -215,6 +279,14 @@ class RedisSessionCache:
             return await self._connections.fly(key, commands)
         except FAULTS as error:
             return Unavailable(_reason(error))
+
+
+_POSTED: dict[str, tuple[Callable[..., Words], Callable[[Any], Any]]] = {
+    "intent": (RedisSessionCache._intent, int),
+    "release": (RedisSessionCache._release, lambda reply: None),
+    "apply": (RedisSessionCache._apply, lambda reply: ApplyReply[reply.decode()]),
+    "drop": (RedisSessionCache._drop, lambda reply: None),
+}
 
 
 def _time(reply: Any) -> int:

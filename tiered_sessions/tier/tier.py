@@ -282,7 +282,7 @@ class SessionTier:
                 await self.flush()
         except TimeoutError:
             logger.warning("closed before the cache was told of every write; masks will expire")
-        tasks: list[asyncio.Task[Any]] = [*self._flights.tasks, *self._calls.tasks]
+        tasks: list[asyncio.Future[Any]] = [*self._flights.tasks, *self._calls.tasks]
         if self._preparing is not None:
             tasks.append(self._preparing)
         if self._sampler is not None:
@@ -357,7 +357,7 @@ class SessionTier:
         refused = self._calls.refused(command)
         if refused is not None:
             return call.reply(refused)
-        return call.start(self._calls.perform(command), sent=self._clock())
+        return call.start(self._calls.begin(command), sent=self._clock())
 
     async def _read(self, command: steps.SqlRead) -> Any:
         async with self._reads:
@@ -404,6 +404,7 @@ class SessionTier:
     async def _wait(self, wait: Wait, call: Call) -> Reply | Ended:
         if wait.timer is None:
             return await call.wait(wait.handles, None)
+        self._calls.hurry()
         limit = _POLL if wait.timer is Timer.POLL else self._breaker.timeout
         began = self._clock()
         allowed = min(limit, call.budget)
