@@ -26,7 +26,7 @@ from ..records import ScopeKey
 from ..store.base import StoreWriter
 from .breaker import LONGEST, Breaker
 from .flights import Flight
-from .patience import first_of, within
+from .patience import first_of, reply_of, within
 from .steps import (
     Answer,
     Apply,
@@ -85,13 +85,13 @@ class Call:
         self.committed = False
         self._handles = 0
         self._started: dict[int, Coroutine[Any, Any, Any]] = {}
-        self._tasks: dict[int, asyncio.Future[Any]] = {}
+        self._posted: dict[int, asyncio.Future[Any]] = {}
+        self._tasks: dict[int, asyncio.Task[Any]] = {}
         self._replies: dict[int, Any] = {}
         self._sent: dict[int, float] = {}
-        self._stopped: asyncio.Future[None] | None = None
-        self._in_place: asyncio.Task[Any] | None = None
-        if stoppable:
-            self._stopped = asyncio.get_running_loop().create_future()
+        self._stoppable = stoppable
+        self._stopped = False
+        self._waiting: asyncio.Task[Any] | None = None
 
     def start(
         self, command: Coroutine[Any, Any, Any] | asyncio.Future[Any], sent: float | None = None
@@ -99,7 +99,7 @@ class Call:
         """Starts a command, or takes one that is under way; returns its handle."""
         self._handles += 1
         if isinstance(command, asyncio.Future):
-            self._tasks[self._handles] = command
+            self._posted[self._handles] = command
         else:
             self._started[self._handles] = command
         if sent is not None:
@@ -118,68 +118,71 @@ class Call:
 
     def stop(self) -> None:
         """Asks the call to end at its next wait, unless its statement was sent."""
-        if self._stopped is not None and not self._stopped.done():
-            self._stopped.set_result(None)
-            if self._in_place is not None:
-                self._in_place.cancel()
+        if self._stoppable and not self._stopped:
+            self._stopped = True
+            if self._waiting is not None:
+                self._waiting.cancel()
 
     async def wait(self, handles: tuple[int, ...], limit: float | None) -> Reply | Ended:
         """Returns the first reply among `handles`, or why there is none within `limit` seconds."""
-        if self._stopped is not None and self._stopped.done() and not self.committed:
+        if self._stopped and not self.committed:
             return Ended.CANCELLED
         for handle in handles:
             if handle in self._replies:
                 return Reply(handle, self._replies.pop(handle))
         if limit is not None and limit <= 0:
             return Ended.TIMER
-        if len(handles) == 1 and len(self._started) == 1 and handles[0] in self._started:
-            command = self._started.pop(handles[0])
-            if limit is None:
-                if self.committed or self._stopped is None:
-                    return Reply(handles[0], await command)
-                return await self._stoppable(handles[0], command)
-            try:
-                return Reply(handles[0], await within(command, limit))
-            except TimeoutError:
-                return Ended.TIMER
-        return await self._wait_for_tasks(handles, limit)
-
-    async def _stoppable(self, handle: int, command: Coroutine[Any, Any, Any]) -> Reply | Ended:
-        task = self._in_place = asyncio.current_task()
+        if self.committed or not self._stoppable:
+            return await self._wait(handles, limit)
+        task = self._waiting = asyncio.current_task()
         assert task is not None
         try:
-            return Reply(handle, await command)
+            return await self._wait(handles, limit)
         except asyncio.CancelledError:
             # `stop` did it, unless this task was cancelled as well.
-            if self._stopped is not None and self._stopped.done() and not task.uncancel():
+            if self._stopped and not task.uncancel():
                 return Ended.CANCELLED
             raise
         finally:
-            self._in_place = None
+            self._waiting = None
+
+    async def _wait(self, handles: tuple[int, ...], limit: float | None) -> Reply | Ended:
+        handle = handles[0] if len(handles) == 1 else 0
+        try:
+            if handle in self._started and len(self._started) == 1:
+                command = self._started.pop(handle)
+                return Reply(handle, await (command if limit is None else within(command, limit)))
+            if handle in self._posted and not self._started:
+                assert limit is not None
+                return Reply(handle, await reply_of(self._posted.pop(handle), limit))
+        except TimeoutError:
+            if limit is None:
+                raise
+            return Ended.TIMER
+        return await self._wait_for_tasks(handles, limit)
 
     async def _wait_for_tasks(self, handles: tuple[int, ...], limit: float | None) -> Reply | Ended:
         for handle, command in self._started.items():
             self._tasks[handle] = asyncio.create_task(command)
         self._started.clear()
-        futures = [self._tasks[handle] for handle in handles]
-        if self._stopped is not None and not self.committed:
-            futures.append(self._stopped)
-        if not futures:
+        if not handles:
             assert limit is not None
             await asyncio.sleep(limit)
             return Ended.TIMER
+        futures = [self._posted.get(handle) or self._tasks[handle] for handle in handles]
         done = await first_of(futures, limit)
-        if self._stopped in done:
-            return Ended.CANCELLED
-        for handle in handles:
-            if self._tasks[handle] in done:
-                return Reply(handle, self._tasks.pop(handle).result())
+        for handle, future in zip(handles, futures, strict=True):
+            if future in done:
+                (self._posted if handle in self._posted else self._tasks).pop(handle)
+                return Reply(handle, future.result())
         return Ended.TIMER
 
     async def end(self) -> None:
         """Ends what is still under way (late replies are of no use) and returns the connection."""
         for command in self._started.values():
             command.close()
+        for posted in self._posted.values():
+            posted.cancel()
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()

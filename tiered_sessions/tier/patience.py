@@ -8,7 +8,7 @@ has arrived is read: a slow process is not taken for a slow server.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
@@ -21,11 +21,11 @@ _TURNS: Final = 4
 
 
 class _Timer:
-    """Ends a time-out at `when`, or some turns later if the loop was busy then."""
+    """Calls `end` at `when`, or some turns later if the loop was busy then."""
 
-    def __init__(self, bound: asyncio.Timeout, when: float) -> None:
+    def __init__(self, when: float, end: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
-        self._bound = bound
+        self._end = end
         self._when = when
         self._turns = _TURNS
         self._handle: asyncio.Handle = self._loop.call_at(when, self._fire)
@@ -38,7 +38,7 @@ class _Timer:
             self._turns -= 1
             self._handle = self._loop.call_soon(self._fire)
         else:
-            self._bound.reschedule(self._loop.time())
+            self._end()
 
 
 async def within(command: Awaitable[T], limit: float) -> T:
@@ -47,12 +47,31 @@ async def within(command: Awaitable[T], limit: float) -> T:
     Raises:
         TimeoutError: It took longer, and has been cancelled.
     """
+    now = asyncio.get_running_loop().time
     async with asyncio.timeout(None) as bound:
-        timer = _Timer(bound, asyncio.get_running_loop().time() + limit)
+        timer = _Timer(now() + limit, lambda: bound.reschedule(now()))
         try:
             return await command
         finally:
             timer.stop()
+
+
+async def reply_of(future: asyncio.Future[T], limit: float) -> T:
+    """Awaits a future that nobody else awaits for at most `limit` seconds.
+
+    Raises:
+        TimeoutError: It took longer; the future is done.
+    """
+
+    def end() -> None:
+        if not future.done():
+            future.set_exception(TimeoutError())
+
+    timer = _Timer(asyncio.get_running_loop().time() + limit, end)
+    try:
+        return await future
+    finally:
+        timer.stop()
 
 
 async def first_of(futures: Sequence[asyncio.Future[Any]], limit: float | None) -> set[asyncio.Future[Any]]:
