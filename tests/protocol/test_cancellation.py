@@ -50,14 +50,14 @@ ALL = Query()
 MANY = 500
 WAITS = {
     "first get": 4,
-    "cold get": 12,
+    "cold get": 11,
     "warm get": 1,
-    "append": 12,
-    "cold append": 12,
-    "create": 8,
-    "replace": 15,
-    "delete": 8,
-    "cold delete": 8,
+    "append": 10,
+    "cold append": 10,
+    "create": 7,
+    "replace": 13,
+    "delete": 7,
+    "cold delete": 7,
     "flush": 1,
     "close": 2,
 }

@@ -8,10 +8,11 @@ step its reason; cache/memory.py is the reference every other cache is compared 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ..records import Content, EventRecord, ScopeKey, Tag
 
@@ -192,4 +193,23 @@ class SessionCache(Protocol):
 
     async def close(self) -> None:
         """Closes what this object opened."""
+        ...
+
+
+@runtime_checkable
+class Posting(Protocol):
+    """What a cache may be besides: one that is told things without a coroutine for each."""
+
+    def post(
+        self, name: str, arguments: Sequence[Any], taker: Callable[[Any], Any]
+    ) -> asyncio.Future[Any] | None:
+        """Calls the method `name` soon: with what is sent next, at the latest at `hurry()` or in a moment.
+
+        Commands of one key run in the order of the calls. The future's result is what `taker` makes of
+        the reply, which is called only if the future was not cancelled; None: await the method instead.
+        """
+        ...
+
+    def hurry(self) -> None:
+        """Sends what was posted: somebody waits for it now."""
         ...

@@ -21,10 +21,11 @@ from redis.exceptions import ClusterDownError, ConnectionError, MovedError, Redi
 from ..errors import ConfigurationError
 from .line import Line
 from .loan import Loan
-from .queue import FAULTS, Answers, CallQueue
+from .queue import AGAIN, FAULTS, Answers, CallQueue, Taker
 from .resp import Command, Packed
 
 __all__ = [
+    "AGAIN",
     "FAULTS",
     "Answers",
     "ClusterConnections",
@@ -53,6 +54,20 @@ class Connections(Protocol):
         """
         ...
 
+    def post(self, name: str, future: asyncio.Future[Any], commands: Packed, taker: Taker) -> bool:
+        """Sends `commands` soon, and what `taker` makes of the replies to `future`.
+
+        False: that needs to be waited for, and nothing was done.
+
+        Raises:
+            RedisError: Too much waits already; nothing was sent.
+        """
+        ...
+
+    def hurry(self) -> None:
+        """Sends what was posted."""
+        ...
+
     async def close(self) -> None:
         """Ends what flies; closes the connections if they are the package's own."""
         ...
@@ -67,7 +82,19 @@ class Server:
 
     def fly(self, commands: Packed) -> Awaitable[Answers]:
         """Sends `commands` and awaits the replies."""
-        return (self._bulk if commands.bulk else self._small).fly(commands)
+        if not commands.bulk:
+            return self._small.fly(commands)
+        # They may read what was posted before them.
+        self._small.hurry()
+        return self._bulk.fly(commands)
+
+    def post(self, future: asyncio.Future[Any], commands: Packed, taker: Taker) -> None:
+        """Sends small `commands` soon, and what `taker` makes of the replies to `future`."""
+        self._small.post(future, commands, taker)
+
+    def hurry(self) -> None:
+        """Sends what was posted."""
+        self._small.hurry()
 
     async def close(self) -> None:
         """Fails what flies and closes the connections."""
@@ -96,6 +123,13 @@ class PoolConnections:
 
     def fly(self, name: str, commands: Packed) -> Awaitable[Answers]:
         return self._server.fly(commands)
+
+    def post(self, name: str, future: asyncio.Future[Any], commands: Packed, taker: Taker) -> bool:
+        self._server.post(future, commands, taker)
+        return True
+
+    def hurry(self) -> None:
+        self._server.hurry()
 
     async def close(self) -> None:
         await self._server.close()
@@ -135,6 +169,13 @@ class ClusterConnections:
         if any(isinstance(reply, MovedError | ClusterDownError) for reply in answers.replies):
             self._refresh()
         return answers
+
+    def post(self, name: str, future: asyncio.Future[Any], commands: Packed, taker: Taker) -> bool:
+        # A slot may have moved, and its new holder be asked.
+        return False
+
+    def hurry(self) -> None:
+        pass  # nothing was posted
 
     def _holder(self, name: str) -> Server:
         """Returns the server that holds the key `name`."""

@@ -15,6 +15,8 @@ from .resp import MISSING, PUSH, new_reader
 
 PIECE = 64 * 1024
 """Bytes after which a packet is full."""
+LINGER = 0.001
+"""How long what nobody waits for may wait for company, in seconds."""
 WINDOW = 256
 """Calls under way at once. Behind a server that hangs, the others can still be taken back."""
 
@@ -82,7 +84,8 @@ class Line(CallQueue):
     """Calls to one server on one connection, opened for the first and kept.
 
     A caller who is alone is sent at once. Others leave together, when the event loop has come round:
-    no timer delays them.
+    no timer delays them. What is posted waits for the next of them, but not longer than `LINGER`: a
+    packet of its own costs this process and the server more than its commands do.
     """
 
     def __init__(
@@ -94,6 +97,8 @@ class Line(CallQueue):
         self._wire: Wire | None = None
         self._opening: asyncio.Task[None] | None = None
         self._leaving = False
+        self._urgent = False
+        self._lingering: asyncio.TimerHandle | None = None
 
     # --- what the wire tells ----------------------------------------------------------------------
 
@@ -108,7 +113,7 @@ class Line(CallQueue):
                     self._add(reply)
         except InvalidResponse as error:
             self._end(error)
-        if self._waiting and wire is self._wire:
+        if self._waiting and self._urgent and wire is self._wire:
             self._send()
 
     def resumed(self, wire: Wire) -> None:
@@ -123,7 +128,18 @@ class Line(CallQueue):
 
     # --- inside -----------------------------------------------------------------------------------
 
+    def _linger(self) -> None:
+        if self._wire is None:
+            self._wake()
+        elif self._lingering is None and not self._leaving:
+            self._lingering = asyncio.get_running_loop().call_later(LINGER, self._lingered)
+
+    def _lingered(self) -> None:
+        self._lingering = None
+        self.hurry()
+
     def _wake(self) -> None:
+        self._urgent = True
         if self._wire is None:
             if self._opening is None:
                 self._opening = self._background(self._open())
@@ -149,6 +165,7 @@ class Line(CallQueue):
                 call.packet = b""
             if packets:
                 wire.write(packets[0] if len(packets) == 1 else b"".join(packets))
+        self._urgent = bool(self._waiting)
 
     async def _open(self) -> None:
         """Opens the connection and sends what has come meanwhile, the question who answers first."""
@@ -185,12 +202,15 @@ class Line(CallQueue):
 
     def _forget(self) -> None:
         super()._forget()
-        self._wire = self._opening = None
-        self._leaving = False
+        self._wire = self._opening = self._lingering = None
+        self._leaving = self._urgent = False
 
     def _stop(self) -> None:
         if self._opening is not None:
             self._opening.cancel()
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
 
 
 async def hang_up(connection: AbstractConnection) -> None:

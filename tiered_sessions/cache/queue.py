@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine
 from threading import get_ident
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from redis.exceptions import ConnectionError, ReadOnlyError, RedisClusterException, RedisError
 
@@ -22,6 +22,9 @@ CALLS = 10_000
 BYTES = 64 * 1024 * 1024
 """Bytes that may wait for one connection."""
 
+AGAIN: Final = object()
+"""What a `Taker` returns that has posted something else for the same future."""
+
 _WHO = pack([("INFO", "server"), ("INFO", "replication")])
 
 
@@ -32,21 +35,34 @@ class Answers(NamedTuple):
     replies: list[Any]
 
 
+Taker = Callable[[Answers | Exception], Any]
+"""Makes the result of a call of its replies, or of the error that there are none. Raises nothing."""
+
+
 class Call:
     """Some commands of one caller, and what has been answered to them.
 
     Attributes:
         future: What the caller waits for; done already if the caller has left.
+        taker: Makes the future's result; None: the answers are, and errors are raised.
         packet: The commands as they are sent.
         wanted: How many replies they have.
         asked: When the caller asked, on the loop's clock.
         replies: Those that have come.
     """
 
-    __slots__ = ("asked", "future", "packet", "replies", "wanted")
+    __slots__ = ("asked", "future", "packet", "replies", "taker", "wanted")
 
-    def __init__(self, future: asyncio.Future[Answers] | None, packet: bytes, wanted: int, asked: float):
+    def __init__(
+        self,
+        future: asyncio.Future[Any] | None,
+        packet: bytes,
+        wanted: int,
+        asked: float,
+        taker: Taker | None = None,
+    ):
         self.future = future
+        self.taker = taker
         self.packet = packet
         self.wanted = wanted
         self.asked = asked
@@ -57,10 +73,20 @@ class Call:
         """Whether nobody waits any more."""
         return self.future is not None and self.future.done()
 
-    def fail(self, error: BaseException) -> None:
+    def answer(self, answers: Answers) -> None:
+        """Gives the caller, if there still is one, what was answered."""
+        if self.future is not None and not self.future.done():
+            result = answers if self.taker is None else self.taker(answers)
+            if result is not AGAIN:
+                self.future.set_result(result)
+
+    def fail(self, error: Exception) -> None:
         """Tells the caller, if there still is one, that nobody knows what became of it."""
         if self.future is not None and not self.future.done():
-            self.future.set_exception(error)
+            if self.taker is None:
+                self.future.set_exception(error)
+            else:
+                self.future.set_result(self.taker(error))
 
 
 class CallQueue(ABC):
@@ -103,21 +129,45 @@ class CallQueue(ABC):
                 waits already.
             RuntimeError: This belongs to another event loop.
         """
+        future: asyncio.Future[Answers] = self._running_loop().create_future()
+        self._add_call(future, commands)
+        self._wake()
+        return future
+
+    def post(self, future: asyncio.Future[Any], commands: Packed, taker: Taker) -> None:
+        """Sends `commands` soon, and what `taker` makes of the replies to `future`.
+
+        They leave with what is sent next, at the latest when `hurry()` is called or after a moment.
+
+        Raises:
+            RedisError: Too much waits already; nothing was sent.
+            RuntimeError: This belongs to another event loop.
+        """
+        self._running_loop()
+        self._add_call(future, commands, taker)
+        self._linger()
+
+    def hurry(self) -> None:
+        """Sends what was posted."""
+        if self._waiting:
+            self._wake()
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
         loop = self._loop
         # Cheaper than to ask which loop is running, which costs a system call before Python 3.12.
         if loop is None or get_ident() != self._thread or not loop.is_running():
             loop = self._check_loop()
-        packet = commands.packet
+        return loop
+
+    def _add_call(self, future: asyncio.Future[Any], commands: Packed, taker: Taker | None = None) -> None:
+        loop, packet = future.get_loop(), commands.packet
         if len(self._waiting) + len(self._sent) >= CALLS or self._bytes + len(packet) > BYTES:
             raise ConnectionError("too many commands wait for the server")
-        future: asyncio.Future[Answers] = loop.create_future()
-        call = Call(future, packet, len(commands), loop.time())
+        call = Call(future, packet, len(commands), loop.time(), taker)
         self._waiting.append(call)
         self._bytes += len(packet)
         if self._timer is None:
             self._timer = loop.call_at(call.asked + self._timeout, self._watch)
-        self._wake()
-        return future
 
     async def close(self) -> None:
         """Ends what flies and closes the connection. A later call would open another.
@@ -160,6 +210,10 @@ class CallQueue(ABC):
     @abstractmethod
     def _wake(self) -> None:
         """Sees to it that what waits is sent."""
+
+    def _linger(self) -> None:
+        """Sees to it that what waits is sent soon."""
+        self._wake()
 
     @abstractmethod
     def _end(self, error: Exception) -> None:
@@ -206,11 +260,10 @@ class CallQueue(ABC):
             call.fail(reply)
         if len(replies) == call.wanted:
             self._sent.popleft()
-            future = call.future
-            if future is None:
+            if call.future is None:
                 self._stamp = _stamp(*replies)
-            elif not future.done():
-                future.set_result(Answers(self._stamp, replies))
+            else:
+                call.answer(Answers(self._stamp, replies))
         if error and isinstance(reply, ReadOnlyError):
             self._demoted()
 

@@ -23,13 +23,15 @@ from .base import (
     Lookup,
     Unavailable,
 )
-from .connections import FAULTS, Answers, Command, Connections, adopt
-from .keys import entry_key
+from .connections import AGAIN, FAULTS, Answers, Command, Connections, adopt
 from .resp import Packed
 from .scripts import script
 from .urls import connect
 
-_entry_key = lru_cache(8192)(entry_key)
+Words = tuple[Any, ...]
+"""A key and the arguments of a script for it."""
+
+_entry_key = lru_cache(8192)(keys.entry_key)
 
 
 def _jitter() -> float:
@@ -91,9 +93,7 @@ class RedisSessionCache:
             return self._read(reads)
         return self._read_from_several(reads, groups)
 
-    async def _read_from_several(
-        self, reads: _Reads, groups: Sequence[Sequence[str]]
-    ) -> tuple[Lookup, ...]:
+    async def _read_from_several(self, reads: _Reads, groups: Sequence[Sequence[str]]) -> tuple[Lookup, ...]:
         parts = [_some(reads, group) for group in groups]
         found: dict[str, Lookup] = {}
         for part, looked in zip(parts, await asyncio.gather(*map(self._read, parts)), strict=True):
@@ -126,12 +126,18 @@ class RedisSessionCache:
         return tuple(found)
 
     async def intent(self, key: ScopeKey, token: str) -> int | Unavailable:
-        reply = await self._run("intent", key, token, self.limits.mask_life)
+        reply = await self._run("intent", *self._intent(key, token))
         return reply if isinstance(reply, Unavailable) else int(reply)
+
+    def _intent(self, key: ScopeKey, token: str) -> Words:
+        return key, token, self.limits.mask_life
 
     async def release(self, key: ScopeKey, token: str) -> Unavailable | None:
         reply = await self._run("release", key, token)
         return reply if isinstance(reply, Unavailable) else None
+
+    def _release(self, key: ScopeKey, token: str) -> Words:
+        return key, token
 
     async def lease(self, key: ScopeKey, token: str) -> Granted | LeaseRefused | Unavailable:
         answers = await self._eval("lease", self._name(key), token, self.limits.lease_life)
@@ -166,8 +172,22 @@ class RedisSessionCache:
         validated_at: int,
         expires_at: int | None = None,
     ) -> ApplyReply | Unavailable:
-        reply = await self._run(
-            "apply",
+        words = self._apply(key, token, old, new, events, state, validated_at, expires_at)
+        reply = await self._run("apply", *words)
+        return reply if isinstance(reply, Unavailable) else ApplyReply[reply.decode()]
+
+    def _apply(
+        self,
+        key: ScopeKey,
+        token: str,
+        old: Tag | None,
+        new: Tag,
+        events: tuple[EventRecord, ...],
+        state: bytes | None,
+        validated_at: int,
+        expires_at: int | None = None,
+    ) -> Words:
+        return (
             key,
             token,
             *fields.tag(old),
@@ -181,12 +201,13 @@ class RedisSessionCache:
             "" if expires_at is None else expires_at,
             *map(chunks.line, events),
         )
-        return reply if isinstance(reply, Unavailable) else ApplyReply[reply.decode()]
 
     async def drop(self, key: ScopeKey, token: str | None, keep: Tag | None) -> Unavailable | None:
-        kept = () if keep is None else fields.tag(keep)
-        reply = await self._run("drop", key, token or "", *kept)
+        reply = await self._run("drop", *self._drop(key, token, keep))
         return reply if isinstance(reply, Unavailable) else None
+
+    def _drop(self, key: ScopeKey, token: str | None, keep: Tag | None) -> Words:
+        return (key, token or "", *(() if keep is None else fields.tag(keep)))
 
     async def touch(self, key: ScopeKey, tag: Tag, validated_at: int, stamp: str) -> bool | Unavailable:
         reply = await self._run("touch", key, *fields.tag(tag), validated_at, stamp, *self._life())
@@ -204,6 +225,46 @@ class RedisSessionCache:
 
     async def close(self) -> None:
         await self._connections.close()
+
+    def post(
+        self, name: str, arguments: Sequence[Any], taker: Callable[[Any], Any]
+    ) -> asyncio.Future[Any] | None:
+        """Calls one of the methods that make a write, `name`, without awaiting it; see `Posting`."""
+        make, converted = _POSTED[name]
+        scope, *words = make(self, *arguments)
+        key = self._name(scope)
+        text, sha = script(name)
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        known = True
+
+        def take(answers: Answers | Exception) -> Any:
+            nonlocal known
+            if not isinstance(answers, Answers):
+                return taker(Unavailable(_reason(answers)))
+            reply = answers.replies[0]
+            if known and isinstance(reply, NoScriptError):
+                known = False
+                try:
+                    self._connections.post(key, future, Packed([("EVAL", text, 1, key, *words)]), take)
+                except FAULTS as error:
+                    return taker(Unavailable(_reason(error)))
+                return AGAIN
+            try:
+                result = _refusal(reply) or converted(reply)
+            except (ValueError, TypeError, KeyError, AttributeError):
+                result = Unavailable("the reply is not one of the script's")
+            return taker(result)
+
+        try:
+            posted = self._connections.post(key, future, Packed([("EVALSHA", sha, 1, key, *words)]), take)
+        except FAULTS as error:
+            future.set_result(taker(Unavailable(_reason(error))))
+            return future
+        return future if posted else None
+
+    def hurry(self) -> None:
+        """Sends what was posted."""
+        self._connections.hurry()
 
     # --- inside -------------------------------------------------------------------------------
 
@@ -256,16 +317,24 @@ def _asking(names: tuple[str, ...], kinds: tuple[str, ...], header_only: bool) -
 
 
 @lru_cache(4096)
-def _reads(namespace: str, keys: tuple[ScopeKey, ...], header_only: bool) -> _Reads:
+def _reads(namespace: str, scopes: tuple[ScopeKey, ...], header_only: bool) -> _Reads:
     # The lookups of a session that is hot are the same again and again.
-    names = tuple(entry_key(namespace, key) for key in keys)
-    return _asking(names, tuple(key.kind for key in keys), header_only)
+    names = tuple(keys.entry_key(namespace, scope) for scope in scopes)
+    return _asking(names, tuple(scope.kind for scope in scopes), header_only)
 
 
 def _some(reads: _Reads, names: Sequence[str]) -> _Reads:
     """Returns the reads of those entries that one server holds."""
     kinds = dict(zip(reads.names, reads.kinds, strict=True))
     return _asking(tuple(names), tuple(kinds[name] for name in names), reads.header_only)
+
+
+_POSTED: dict[str, tuple[Callable[..., Words], Callable[[Any], Any]]] = {
+    "intent": (RedisSessionCache._intent, int),
+    "release": (RedisSessionCache._release, lambda reply: None),
+    "apply": (RedisSessionCache._apply, lambda reply: ApplyReply[reply.decode()]),
+    "drop": (RedisSessionCache._drop, lambda reply: None),
+}
 
 
 def _time(reply: Any) -> int:

@@ -59,7 +59,7 @@ def _packed(command: Command) -> bytes:
             word = word.encode()
         elif isinstance(word, int):
             word = b"%d" % word
-        pieces.append(b"$%d\r\n%b\r\n" % (len(word), word))
+        pieces += (b"$%d\r\n" % len(word), word, b"\r\n")
     return b"".join(pieces)
 
 

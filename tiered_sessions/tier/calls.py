@@ -7,6 +7,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from enum import Enum
+from functools import partial
 from typing import Any
 
 from .. import metrics as counters
@@ -16,6 +17,7 @@ from ..cache.base import (
     Hit,
     Masked,
     Miss,
+    Posting,
     SessionCache,
     Unavailable,
 )
@@ -64,16 +66,19 @@ _FOUND: dict[type, str] = {
 }
 
 
+_POSTED: dict[type, str] = {Intent: "intent", Release: "release", Apply: "apply", Drop: "drop"}
+
+
 class Call:
     """One call: its commands by handle, its connection, and what is left of its cache budget.
 
-    A command that was started and is waited for at once, alone, is awaited in place; any other
+    A coroutine that was started and is waited for at once, alone, is awaited in place; any other
     becomes a task at the first wait. Nothing can come between, so both are "sent" at once.
     """
 
     __slots__ = (
-        "_handles", "_replies", "_sent", "_started", "_stopped", "_tasks",
-        "budget", "committed", "flight", "writer",
+        "_handles", "_posted", "_replies", "_sent", "_started", "_stoppable", "_stopped", "_tasks",
+        "_waiting", "budget", "committed", "flight", "writer",
     )  # fmt: skip
 
     def __init__(
@@ -85,17 +90,23 @@ class Call:
         self.committed = False
         self._handles = 0
         self._started: dict[int, Coroutine[Any, Any, Any]] = {}
+        self._posted: dict[int, asyncio.Future[Any]] = {}
         self._tasks: dict[int, asyncio.Task[Any]] = {}
         self._replies: dict[int, Any] = {}
         self._sent: dict[int, float] = {}
-        self._stopped: asyncio.Future[None] | None = None
-        if stoppable:
-            self._stopped = asyncio.get_running_loop().create_future()
+        self._stoppable = stoppable
+        self._stopped = False
+        self._waiting: asyncio.Task[Any] | None = None
 
-    def start(self, command: Coroutine[Any, Any, Any], sent: float | None = None) -> int:
-        """Starts a command; returns its handle."""
+    def start(
+        self, command: Coroutine[Any, Any, Any] | asyncio.Future[Any], sent: float | None = None
+    ) -> int:
+        """Starts a command, or takes one that is under way; returns its handle."""
         self._handles += 1
-        self._started[self._handles] = command
+        if isinstance(command, asyncio.Future):
+            self._posted[self._handles] = command
+        else:
+            self._started[self._handles] = command
         if sent is not None:
             self._sent[self._handles] = sent
         return self._handles
@@ -112,59 +123,76 @@ class Call:
 
     def stop(self) -> None:
         """Asks the call to end at its next wait, unless its statement was sent."""
-        if self._stopped is not None and not self._stopped.done():
-            self._stopped.set_result(None)
+        if self._stoppable and not self._stopped:
+            self._stopped = True
+            if self._waiting is not None:
+                self._waiting.cancel()
 
-    async def wait(
-        self, handles: tuple[int, ...], limit: float | None, patience: Patience
-    ) -> Reply | Ended:
+    async def wait(self, handles: tuple[int, ...], limit: float | None, patience: Patience) -> Reply | Ended:
         """Returns the first reply among `handles`, or why there is none within `limit` seconds."""
-        if self._stopped is not None and self._stopped.done() and not self.committed:
+        if self._stopped and not self.committed:
             return Ended.CANCELLED
         for handle in handles:
             if handle in self._replies:
                 return Reply(handle, self._replies.pop(handle))
         if limit is not None and limit <= 0:
             return Ended.TIMER
-        in_place = self.committed or self._stopped is None or limit is not None
-        if in_place and len(handles) == 1 and len(self._started) == 1 and handles[0] in self._started:
-            command = self._started.pop(handles[0])
+        if self.committed or not self._stoppable:
+            return await self._wait(handles, limit, patience)
+        task = self._waiting = asyncio.current_task()
+        assert task is not None
+        try:
+            return await self._wait(handles, limit, patience)
+        except asyncio.CancelledError:
+            # `stop` did it, unless this task was cancelled as well.
+            if self._stopped and not task.uncancel():
+                return Ended.CANCELLED
+            raise
+        finally:
+            self._waiting = None
+
+    async def _wait(self, handles: tuple[int, ...], limit: float | None, patience: Patience) -> Reply | Ended:
+        handle = handles[0] if len(handles) == 1 else 0
+        try:
+            if handle in self._started and len(self._started) == 1:
+                command = self._started.pop(handle)
+                return Reply(handle, await (command if limit is None else patience.within(command, limit)))
+            if handle in self._posted and not self._started:
+                assert limit is not None
+                return Reply(handle, await patience.within(self._posted.pop(handle), limit))
+        except TimeoutError:
             if limit is None:
-                return Reply(handles[0], await command)
-            try:
-                return Reply(handles[0], await patience.within(command, limit))
-            except TimeoutError:
-                return Ended.TIMER
+                raise
+            return Ended.TIMER
         return await self._wait_for_tasks(handles, limit)
 
     async def _wait_for_tasks(self, handles: tuple[int, ...], limit: float | None) -> Reply | Ended:
         for handle, command in self._started.items():
             self._tasks[handle] = asyncio.create_task(command)
         self._started.clear()
-        futures: list[asyncio.Future[Any]] = [self._tasks[handle] for handle in handles]
-        if self._stopped is not None and not self.committed:
-            futures.append(self._stopped)
-        if not futures:
+        if not handles:
             assert limit is not None
             await asyncio.sleep(limit)
             return Ended.TIMER
+        futures = [self._posted.get(handle) or self._tasks[handle] for handle in handles]
         done = await first_of(futures, limit)
-        if self._stopped in done:
-            return Ended.CANCELLED
-        for handle in handles:
-            if self._tasks[handle] in done:
-                return Reply(handle, self._tasks.pop(handle).result())
+        for handle, future in zip(handles, futures, strict=True):
+            if future in done:
+                (self._posted if handle in self._posted else self._tasks).pop(handle)
+                return Reply(handle, future.result())
         return Ended.TIMER
 
     @property
     def idle(self) -> bool:
         """Whether there is nothing to end."""
-        return not self._started and not self._tasks and self.writer is None
+        return not self._started and not self._posted and not self._tasks and self.writer is None
 
     async def end(self) -> None:
         """Ends what is still under way (late replies are of no use) and returns the connection."""
         for command in self._started.values():
             command.close()
+        for posted in self._posted.values():
+            posted.cancel()
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -186,16 +214,17 @@ class CacheCalls:
         elected_for: float,
     ) -> None:
         self._cache = cache
+        self._posting = cache if isinstance(cache, Posting) else None
         self._breaker = breaker
         self._metrics = metrics
         self._clock = clock
-        self._last: dict[ScopeKey, asyncio.Task[None]] = {}
-        self._background: set[asyncio.Task[None]] = set()
+        self._last: dict[ScopeKey, asyncio.Future[Any]] = {}
+        self._background: set[asyncio.Future[Any]] = set()
         self._elected_for = round(elected_for * 1000)
         self._owner = secrets.token_hex(8)
 
     @property
-    def tasks(self) -> list[asyncio.Task[None]]:
+    def tasks(self) -> list[asyncio.Future[Any]]:
         """The background commands under way."""
         return list(self._background)
 
@@ -205,8 +234,25 @@ class CacheCalls:
             return None
         if self._cache is not None and self._breaker.probe_due:
             self._breaker.probe_sent()
-            self._spawn(self._probe(self._cache))
+            probe = asyncio.create_task(self._probe(self._cache))
+            self._background.add(probe)
+            probe.add_done_callback(self._background.discard)
         return _unavailable(command, "the circuit breaker is open")
+
+    def begin(self, command: CacheCommand) -> Coroutine[Any, Any, Any] | asyncio.Future[Any]:
+        """Performs one command and tells the breaker how it went; it may wait for `hurry()` to be sent."""
+        return self._post(command) or self.perform(command)
+
+    def hurry(self) -> None:
+        """Sends what was begun: somebody waits for it now."""
+        if self._posting is not None:
+            self._posting.hurry()
+
+    def _post(self, command: CacheCommand) -> asyncio.Future[Any] | None:
+        name = _POSTED.get(type(command))
+        if self._posting is None or name is None:
+            return None
+        return self._posting.post(name, command, partial(self._noted, command, self._clock()))
 
     async def perform(self, command: CacheCommand) -> Any:
         """Performs one command and tells the breaker how it went."""
@@ -217,6 +263,9 @@ class CacheCalls:
             # No cache may do that (cache/base.py), but if one does it must not fail the call (I7).
             logger.exception("the cache raised %s", type(error).__name__)
             reply = _unavailable(command, type(error).__name__)
+        return self._noted(command, began, reply)
+
+    def _noted(self, command: CacheCommand, began: float, reply: Any) -> Any:
         failed = False
         for part in reply if isinstance(command, LookUp) else (reply,):
             if isinstance(part, Unavailable):
@@ -246,27 +295,27 @@ class CacheCalls:
             self._metrics.count(counters.LATER_DISCARDED)
             return
         scope = command.scope
-        task = self._spawn(self._follow(self._last.get(scope), command))
-        self._last[scope] = task
+        earlier = self._last.get(scope)
+        # What was posted is in order by itself.
+        future = None if isinstance(earlier, asyncio.Task) else self._post(command)
+        if future is None:
+            future = asyncio.create_task(self._follow(earlier, command))
+        self._last[scope] = future
+        self._background.add(future)
 
-        def forget(done: asyncio.Task[None]) -> None:
+        def forget(done: asyncio.Future[Any]) -> None:
+            self._background.discard(done)
             if self._last.get(scope) is done:
                 del self._last[scope]
 
-        task.add_done_callback(forget)
+        future.add_done_callback(forget)
 
     async def flush(self) -> None:
         """Waits for the background commands of now; later ones are not of earlier writes."""
         if self._background:
             await asyncio.wait(tuple(self._background))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-        return task
-
-    async def _follow(self, earlier: asyncio.Task[None] | None, command: CacheCommand) -> None:
+    async def _follow(self, earlier: asyncio.Future[Any] | None, command: CacheCommand) -> None:
         try:
             # One limit for the turn and the command, so that a queue on a hanging cache ends.
             async with asyncio.timeout(_LATER_TIMEOUT):

@@ -94,9 +94,29 @@ class Patience:
 
 async def first_of(futures: Sequence[asyncio.Future[Any]], limit: float | None) -> set[asyncio.Future[Any]]:
     """Returns those of `futures` that are done when the first is, or none after `limit` seconds."""
+    done = {future for future in futures if future.done()}
+    if done:
+        return done
     loop = asyncio.get_running_loop()
     when = None if limit is None else loop.time() + limit
-    done, _ = await asyncio.wait(futures, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+    # `asyncio.wait` does the same, and more that shows in a write's time.
+    waiter: asyncio.Future[None] = loop.create_future()
+
+    def wake(_: Any) -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    timer = None if when is None else loop.call_at(when, wake, None)
+    for future in futures:
+        future.add_done_callback(wake)
+    try:
+        await waiter
+    finally:
+        if timer is not None:
+            timer.cancel()
+        for future in futures:
+            future.remove_done_callback(wake)
+    done = {future for future in futures if future.done()}
     if not done and when is not None and loop.time() > when + HELD_UP:
         for _ in range(_TURNS):
             await asyncio.sleep(0)

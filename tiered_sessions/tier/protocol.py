@@ -422,15 +422,16 @@ def _shared(marked: Marked, scope: ScopeKey, content: Content | None, rules: Rul
 def append(operation: Append, rules: Rules) -> Steps[AppendOutcome | None]:
     """Stores one append: masks, one statement, apply. None: cancelled before the statement."""
     began = yield _BEGAN
-    marked = yield from _mask(operation.scopes, rules, grouped=operation.shareable)
+    scopes = operation.scopes
+    marked = yield from _mask(scopes, rules, grouped=operation.shareable)
     if not isinstance(marked, Marked):
         return marked
-    session = operation.key.session
-    outcome: AppendOutcome = yield from _commit(operation, operation.scopes, marked, rules)
+    session = scopes[0]
+    outcome: AppendOutcome = yield from _commit(operation, scopes, marked, rules)
     if isinstance(outcome, Committed):
         yield Local(Wrote(session, outcome.tag))
         commands: list[Apply | Drop] = []
-        for scope in operation.scopes[1:]:
+        for scope in scopes[1:]:
             content = outcome.content(scope)
             yield Local(Wrote(scope, content.tag if content else None))
             if scope in marked.acknowledged:
@@ -454,7 +455,7 @@ def append(operation: Append, rules: Rules) -> Steps[AppendOutcome | None]:
         # The caller is told that it is stored: its next read must show it. The attempt that stored
         # it may have lost its masks, so an older entry goes, and of shared scopes SQL is asked.
         yield Local(Observed(session, outcome.tag, began))
-        for scope in operation.scopes[1:]:
+        for scope in scopes[1:]:
             yield Local(Wrote(scope, None))
         yield from _release(marked, but=session)
         if session in marked.acknowledged:

@@ -288,7 +288,7 @@ class SessionTier:
                 await self.flush()
         except TimeoutError:
             logger.warning("closed before the cache was told of every write; masks will expire")
-        tasks: list[asyncio.Task[Any]] = [*self._flights.tasks, *self._calls.tasks]
+        tasks: list[asyncio.Future[Any]] = [*self._flights.tasks, *self._calls.tasks]
         if self._preparing is not None:
             tasks.append(self._preparing)
         if self._sampler is not None:
@@ -369,7 +369,7 @@ class SessionTier:
         refused = self._calls.refused(command)
         if refused is not None:
             return call.reply(refused)
-        return call.start(self._calls.perform(command), sent=self._clock())
+        return call.start(self._calls.begin(command), sent=self._clock())
 
     async def _read(self, command: steps.SqlRead) -> Any:
         async with self._reads:
@@ -406,9 +406,7 @@ class SessionTier:
         elif isinstance(operation, Create):
             outcome = await call.writer.create(operation, outbox)
         else:
-            outcome = await call.writer.delete(
-                operation.key, outbox, only_expired=operation.only_expired
-            )
+            outcome = await call.writer.delete(operation.key, outbox, only_expired=operation.only_expired)
         if outbox and isinstance(outcome, Committed | Snapshot | bool):
             self._metrics.count(counters.OUTBOX_WRITTEN, len(outbox))
         return outcome
@@ -416,6 +414,7 @@ class SessionTier:
     async def _wait(self, wait: Wait, call: Call) -> Reply | Ended:
         if wait.timer is None:
             return await call.wait(wait.handles, None, self._patience)
+        self._calls.hurry()
         limit = _POLL if wait.timer is Timer.POLL else self._breaker.timeout
         began = self._clock()
         allowed = min(limit, call.budget)
