@@ -47,15 +47,6 @@ def watched(engine: AsyncEngine) -> bool:
     )
 
 
-async def lend(engine: AsyncEngine, work: Callable[[Any], Awaitable[T]]) -> T:
-    """Runs `work` on a pooled connection of the driver, which stays what it was if it fails."""
-    lent = await engine.raw_connection()
-    try:
-        return await work(lent.driver_connection)
-    finally:
-        await _shielded(lent.close)
-
-
 async def lend_doubtful(engine: AsyncEngine, work: Callable[[Any], Awaitable[T]]) -> T:
     """As `lend`, but a connection is closed on which something failed without the server's saying so.
 
@@ -180,6 +171,16 @@ class Lent:
         """Closes the connection and gives its place back."""
         await greenlet_spawn(self._pooled.invalidate)
         await greenlet_spawn(self._pooled.close)
+
+
+async def lend(engine: AsyncEngine, work: Callable[[Any], Awaitable[T]], *, quiet: bool) -> T:
+    """Runs `work` on a pooled connection of the driver, which stays what it was if it fails."""
+    lent = Lent(engine, await checkout(engine), quiet=quiet)
+    try:
+        return await work(lent.driver)
+    finally:
+        if not lent.close_at_once():
+            await asyncio.shield(asyncio.create_task(lent.close()))
 
 
 def _wrapped(dialect: Dialect, error: Exception, connection: Any) -> Exception:

@@ -163,6 +163,9 @@ class MysqlDialect(ExplicitDialect):
     def older(self, key: SessionKey, before_seq: int, query: Query) -> Unit[Older | None]:
         return mysql_reads.older(key, before_seq, query)
 
+    def sessions(self, app_name: str, user_id: str | None) -> Unit[list[Snapshot]]:
+        return mysql_reads.sessions(app_name, user_id)
+
 
 async def _fetch(driver: Any, statement: str, values: list[Any]) -> Sequence[Row]:
     async with driver.cursor() as cursor:

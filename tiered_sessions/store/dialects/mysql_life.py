@@ -11,7 +11,7 @@ from sqlalchemy import TextClause, text
 from ...records import Content, Create, Snapshot, Tag
 from ..clock import MYSQL_NOW
 from ..steps import Row, scope_content
-from ..values import ascii_json, fresh, to_time
+from ..values import ascii_json, to_time
 from .mysql_reads import same_bytes
 
 _BEGIN: Final = "DECLARE EXIT HANDLER FOR SQLEXCEPTION BEGIN ROLLBACK; RESIGNAL; END; START TRANSACTION;"
@@ -31,10 +31,6 @@ def create_params(write: Create, tag: Tag) -> dict[str, Any]:
         "n": tag.nonce,
         "ttl": write.ttl,
         "sliding": write.ttl if write.sliding else None,
-        "app_i": fresh(),
-        "app_n": fresh(),
-        "user_i": fresh(),
-        "user_n": fresh(),
     }
 
 
@@ -45,6 +41,7 @@ def created(write: Create, tag: Tag, rows: Sequence[Row]) -> Snapshot:
     return Snapshot(write.key, Content(tag, write.state), shared.get("u"), shared.get("a"), write.ttl)
 
 
+# The random numbers are the session's: a tag is compared with those of its own row only.
 # Answers (NULL, ..) and writes nothing if a shared scope's row is a look-alike's or has no tag. Rows
 # that are missing are made; a duplicate, which ends it with an error, is told apart by the long way.
 CREATE: Final = text(
@@ -57,10 +54,10 @@ CREATE: Final = text(
     f"{MYSQL_NOW} + INTERVAL :ttl * 1000 MICROSECOND, :sliding); "
     f"IF NOT EXISTS (SELECT 1 FROM app_states WHERE {_APP}) THEN "
     "INSERT INTO app_states (app_name, state, update_time, incarnation, revision, nonce) "
-    "VALUES (:a, '{}', :time, :app_i, 0, :app_n); END IF; "
+    "VALUES (:a, '{}', :time, :i, 0, :n); END IF; "
     f"IF NOT EXISTS (SELECT 1 FROM user_states WHERE {_USER}) THEN "
     "INSERT INTO user_states (app_name, user_id, state, update_time, incarnation, revision, nonce) "
-    "VALUES (:a, :u, '{}', :time, :user_i, 0, :user_n); END IF; COMMIT; "
+    "VALUES (:a, :u, '{}', :time, :i, 0, :n); END IF; COMMIT; "
     f"SELECT 'a', {_TAG} FROM app_states WHERE {_APP} AND {_SAME_APP} "
     f"UNION ALL SELECT 'u', {_TAG} FROM user_states WHERE {_USER} AND {_SAME_USER} "
     "UNION ALL SELECT '', NULL, NULL, NULL, NULL, NULL; END IF; END"

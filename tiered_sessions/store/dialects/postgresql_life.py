@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import TextClause, text
 
 from ...records import Content, Create, ScopeKey, SessionKey, Snapshot, Tag
 from ..clock import POSTGRESQL_NOW
-from ..steps import Params, Reply, first, key_params, scope_content
+from ..steps import Reply, first, key_params, scope_content
 from ..values import fresh, to_time
 from . import postgresql_text as sql
 from .postgresql_group import Execute
@@ -22,26 +22,22 @@ _TAG: Final = "incarnation, revision, nonce, update_time, CAST(state AS text) AS
 async def create(execute: Execute, write: Create, outbox: Sequence[ScopeKey], lock: str) -> Snapshot | None:
     """Sends the statement that inserts a session; None if its id is taken."""
     tag = Tag(fresh(), 0, fresh(), write.update_time)
-    params: Params = {
+    params: dict[str, Any] = {
         **key_params(write.key),
         "lock": lock,
         "state": write.state.decode(),
         "time": to_time(write.update_time),
         "i": tag.incarnation,
         "n": tag.nonce,
-        "app_i": fresh(),
-        "app_n": fresh(),
-        "user_i": fresh(),
-        "user_n": fresh(),
     }
     for kind, delta in (("app", write.app_delta), ("user", write.user_delta)):
         if delta is not None:
-            params = {**params, f"{kind}_delta": delta.decode()}
+            params |= {f"{kind}_delta": delta.decode(), f"{kind}_i": fresh(), f"{kind}_n": fresh()}
     if write.ttl is not None:
-        params = {**params, "ttl": write.ttl, "sliding": write.ttl if write.sliding else None}
+        params |= {"ttl": write.ttl, "sliding": write.ttl if write.sliding else None}
     kinds = tuple(sorted(scope.kind for scope in outbox))
     if kinds:
-        params = {**params, "micros": write.update_time, **{f"stamp_{kind}": fresh() for kind in kinds}}
+        params |= {"micros": write.update_time, **{f"stamp_{kind}": fresh() for kind in kinds}}
     statement = create_statement(
         write.app_delta is not None, write.user_delta is not None, write.ttl is not None, kinds
     )
@@ -99,13 +95,13 @@ def create_statement(app: bool, user: bool, ttl: bool, outbox: tuple[str, ...]) 
 def _present(name: str, table: str, key: str, values: str, where: str, source: str) -> str:
     """Makes the row of a shared scope if it is missing, and gives stock ADK's a tag.
 
-    One that somebody else makes meanwhile stays what it is, and is answered.
+    One that somebody else makes meanwhile stays what it is, and is answered. The random numbers are
+    the session's: a tag is compared with those of its own row only.
     """
-    kind = "app" if name == "app" else "user"
     return (
         f"{name} AS (INSERT INTO {table} AS x ({key}, state, update_time, incarnation, revision, nonce) "
-        f"SELECT {values}, CAST('{{}}' AS jsonb), CAST(:time AS timestamp), CAST(:{kind}_i AS bigint), 0, "
-        f"CAST(:{kind}_n AS bigint) FROM {source} "
+        f"SELECT {values}, CAST('{{}}' AS jsonb), CAST(:time AS timestamp), CAST(:i AS bigint), 0, "
+        f"CAST(:n AS bigint) FROM {source} "
         f"WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE {where} AND revision IS NOT NULL) "
         f"ON CONFLICT ({key}) DO UPDATE SET incarnation = COALESCE(x.incarnation, EXCLUDED.incarnation), "
         "revision = COALESCE(x.revision, 0), nonce = COALESCE(x.nonce, EXCLUDED.nonce) "

@@ -34,7 +34,8 @@ class SqliteDialect(PortableDialect):
 
     def __init__(self, engine: AsyncEngine, config: TieredConfig, *, owned: bool) -> None:
         super().__init__(engine, config)
-        self._owned = owned
+        # An engine of our own resets nothing when a connection is returned.
+        self._owned = self.quiet = owned
         self._turn = asyncio.Lock()
         self._busy = round(config.lock_timeout * 1000)
 
@@ -49,6 +50,7 @@ class SqliteDialect(PortableDialect):
             lambda driver: _hop_on(
                 driver, lambda raw: _transaction(raw, "BEGIN", lambda raw: _drive(raw, unit))
             ),
+            quiet=self.quiet,
         )
 
     async def read(self, connection: AsyncConnection, make: Make[T]) -> T:
