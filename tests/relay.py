@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import struct
 from collections import Counter
@@ -204,7 +205,9 @@ class Relay:
 
     async def _hold_back(self, direction: str, flight: Flight) -> None:
         text = self._hold[direction]
-        if text and any(text in c for c in flight.commands if not c.startswith("<")):
+        # From the beginning of a word: COMMIT is not the end of AUTOCOMMIT.
+        wanted = re.compile(rf"(?<!\w){re.escape(text)}")
+        if text and any(wanted.search(c) for c in flight.commands if not c.startswith("<")):
             self.held.append(flight)
             await self._met("held")
             await self._released.wait()

@@ -50,6 +50,7 @@ async def filled(store: SqlSessionStore, count: int) -> SessionKey:
     return key
 
 
+@pytest.mark.parametrize("store", ["postgresql", "mariadb"], indirect=True)
 async def test_reads_go_by_the_drivers_own_connection(store: SqlSessionStore) -> None:
     assert store._dialect.lends
 

@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -31,6 +32,7 @@ from tests.histories.verdict import COLUMNS
 DATABASES = ("postgresql", "mysql", "sqlite")
 CACHES = ("redis", "valkey")
 WORST = ("lost", "duplicated", "resurrected")
+BOUNDS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0, float("inf"))
 
 
 def chosen(texts: Sequence[str], database: str) -> list[Fault]:
@@ -80,6 +82,12 @@ def _ages(ages: Sequence[float]) -> str:
     return f"{len(ages)}: {median(ages):.0f} / {max(ages):.0f}" if ages else "0"
 
 
+def histogram(ages: Sequence[float]) -> dict[str, int]:
+    """Counts ages in milliseconds by the least bound that they are below."""
+    found = Counter(next(bound for bound in BOUNDS if age < bound) for age in ages)
+    return {f"below {bound:g}": found[bound] for bound in BOUNDS if found[bound]}
+
+
 def as_json(row: Row) -> dict[str, Any]:
     """Returns all of a row."""
     verdict = row.verdict
@@ -95,7 +103,7 @@ def as_json(row: Row) -> dict[str, Any]:
         "hits": round(row.hits, 3),
         "outbox": verdict.cut_off,
         "staleness_ms": {
-            name: {"reads": len(ages), "p50": median(ages), "max": max(ages)}
+            name: {"reads": len(ages), "p50": median(ages), "max": max(ages), "histogram": histogram(ages)}
             for name, ages in verdict.ages.items()
         },
         "errors": dict(verdict.errors),

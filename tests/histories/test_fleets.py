@@ -15,7 +15,7 @@ from tests.histories import runs
 from tests.histories.fleet import Fleet
 from tests.histories.history import load
 from tests.histories.holding import SECONDS, hold
-from tests.histories.matrix import as_json, chosen
+from tests.histories.matrix import as_json, chosen, histogram
 from tests.histories.report import markdown
 from tests.histories.runs import NoFault, run
 from tests.histories.soak import Storm
@@ -164,6 +164,15 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert head.count("|") == rule.count("|") == shown.count("|")
     assert shown.startswith("| no fault | ")
     assert shown.endswith(" | none | 0 | 0 | 0 / 0 / 0 |")
+
+
+def test_ages_are_counted_by_size() -> None:
+    assert histogram([0.5, 2.0, 2.9, 3.0, 12_000.0]) == {
+        "below 1": 1,
+        "below 3": 2,
+        "below 10": 1,
+        "below inf": 1,
+    }
 
 
 def test_the_table_says_what_was_found() -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from tests.protocol.inline import InlineEngine, store_over
 from tiered_sessions.cache.base import Unavailable
@@ -30,10 +30,11 @@ from tiered_sessions.records import (
     Unknown,
 )
 from tiered_sessions.store.base import StoreWriter
+from tiered_sessions.store.groups import Grouped, Groups, GroupWriter
 from tiered_sessions.testing.faulty import STEPS
 
 if TYPE_CHECKING:
-    from tests.protocol.fleet_server import Server
+    from tests.protocol.fleet_server import Errand, Server
 
 DISTANCE = 0.0005
 """How long a command travels, and its reply, in seconds."""
@@ -45,7 +46,8 @@ class Fault(NamedTuple):
     Of the cache: refused (not performed), lost (performed, then an error), silent (performed, no reply),
     never (neither), slow (performed late), twice (again later), evict (its keys go first), flush, failover.
     Of the database: down, cut (performed, then the connection breaks), vanish (it breaks before), later (it
-    breaks, and the statement is performed all the same, later), slow, after (the reply is slow).
+    breaks, and the statement is performed all the same, later), slow, after (the reply is slow), locked (a
+    statement of several appends passes over the first of them).
     """
 
     kind: str
@@ -164,8 +166,14 @@ class FaultyStore:
         self._server = server
         self.engine = InlineEngine(server.world.raw)
         self._inner = store_over(self.engine, server.world.config)
+        # The product's queue, with one connection: whoever comes while it is in use shares it.
+        self.groups = Groups(
+            self._checkout, self._alone, lambda append: append.shareable, 1, server.world.config.mask_age
+        )
         self.busy: list[tuple[float, float]] = []
         self.failed_at: list[float] = []
+        self.errands: dict[int, Errand] = {}
+        """Whose the appends are that wait in a batch, by their identity."""
 
     async def prepare(self) -> None: ...
 
@@ -190,7 +198,22 @@ class FaultyStore:
     async def outbox_done(self, rows: Sequence[OutboxRow]) -> None:
         await self._read("outbox done", lambda: self._inner.outbox_done(rows))
 
-    async def writer(self, *, grouped: bool = False) -> _Writer:
+    async def writer(self, *, grouped: bool = False) -> StoreWriter:
+        if not grouped:
+            return await self._checkout()
+        # Whoever waits for a connection waits for the database.
+        async with self.waiting():
+            return cast("StoreWriter", _Seated(self._server, await self.groups.writer()))
+
+    async def _alone(self) -> _Writer:
+        try:
+            return await self._checkout()
+        except asyncio.CancelledError:
+            # Whoever masked too long ago gives up.
+            self.failure(StoreUnavailableError())
+            raise
+
+    async def _checkout(self) -> _Writer:
         fault = self._server.world.plan.next("writer")
         async with self.waiting():
             if fault.kind in ("down", "vanish", "cut"):
@@ -200,6 +223,8 @@ class FaultyStore:
             return _Writer(self, await self._inner.writer())
 
     async def close(self) -> None:
+        if self.groups.tasks:
+            await asyncio.wait(self.groups.tasks)
         await self._inner.close()
 
     async def _read(self, name: str, work: Callable[[], Awaitable[Any]]) -> Any:
@@ -234,27 +259,55 @@ class FaultyStore:
         work: Callable[[], Awaitable[Any]],
     ) -> Any:
         """Performs a write, tells the model of it as soon as it is done, and answers."""
-        server, world = self._server, self._server.world
-        fault = world.plan.next("write")
-        errand = server.errand()
+        # A batch of one is sent by the queue, too, not by whose it is.
+        errand = self.errands.get(id(operation)) or self._server.errand()
 
         async def execute() -> Any:
             outcome = await work()
-            assert not isinstance(outcome, Failed | Unknown), outcome
-            if isinstance(operation, Append):
-                made = world.truth.appended(operation, outcome)
-            elif isinstance(operation, Create):
-                made = world.truth.created(operation, outcome)
-            else:
-                made = world.truth.deleted(*operation, outcome)
-            world.committed(made, errand, outbox)
+            self._done(operation, outcome, outbox, errand)
             return outcome
 
+        return await self._perform(self._server.world.plan.next("write"), execute)
+
+    async def write_together(self, writes: Sequence[Grouped], inner: GroupWriter) -> Any:
+        """Performs appends by one statement."""
+        fault = self._server.world.plan.next("write")
+        passed = 1 if fault.kind == "locked" else 0
+        errands = [self.errands[id(append)] for append, _ in writes]
+
+        async def execute() -> Any:
+            outcomes = [None] * passed
+            outcomes += await inner.append_group(writes[passed:]) if writes[passed:] else []
+            for (append, outbox), outcome, errand in zip(writes, outcomes, errands, strict=True):
+                if outcome is not None:
+                    self._done(append, outcome, outbox, errand)
+            return outcomes
+
+        outcome = await self._perform(fault, execute)
+        if isinstance(outcome, Failed):
+            # As the product's own: nothing was written, each tries it alone.
+            return [None] * len(writes)
+        return [outcome] * len(writes) if isinstance(outcome, Unknown) else outcome
+
+    def _done(
+        self, operation: Append | Create | _Delete, outcome: Any, outbox: Sequence[ScopeKey], errand: Errand
+    ) -> None:
+        truth = self._server.world.truth
+        assert not isinstance(outcome, Failed | Unknown), outcome
+        if isinstance(operation, Append):
+            made = truth.appended(operation, outcome)
+        elif isinstance(operation, Create):
+            made = truth.created(operation, outcome)
+        else:
+            made = truth.deleted(*operation, outcome)
+        self._server.world.committed(made, errand, outbox)
+
+    async def _perform(self, fault: Fault, execute: Callable[[], Awaitable[Any]]) -> Any:
         async with self.waiting():
             if fault.kind == "down":
                 return Failed(self.failure(StoreUnavailableError()))
             if fault.kind == "later":
-                world.carry(server, execute, fault.amount, DISTANCE)
+                self._server.world.carry(self._server, execute, fault.amount, DISTANCE)
             if fault.kind in ("vanish", "later"):
                 return Unknown(self.failure(CommitOutcomeUnknownError()))
             outcome = await self.carry(fault, execute)
@@ -282,12 +335,37 @@ class _Waiting:
         self._busy.append((self._since, self._server.world.loop.time()))
 
 
+class _Seated:
+    """What the queue gave to one caller, who is remembered: others send for all."""
+
+    def __init__(self, server: Server, inner: StoreWriter) -> None:
+        self._server = server
+        self._inner = inner
+
+    async def append(self, append: Append, outbox: Sequence[ScopeKey] = ()) -> Any:
+        errands = self._server.store.errands
+        # One object for each call, though two may repeat one append.
+        own = replace(append)
+        errands[id(own)] = self._server.errand()
+        try:
+            return await self._inner.append(own, outbox)
+        finally:
+            del errands[id(own)]
+
+    async def release(self) -> None:
+        await self._inner.release()
+
+
 class _Writer:
     """A checked-out connection."""
 
     def __init__(self, store: FaultyStore, inner: StoreWriter) -> None:
         self._store = store
         self._inner = inner
+        self.on_release: Callable[[], None] | None = None
+
+    async def append_group(self, writes: Sequence[Grouped]) -> Any:
+        return await self._store.write_together(writes, cast("GroupWriter", self._inner))
 
     async def append(self, append: Append, outbox: Sequence[ScopeKey] = ()) -> Any:
         return await self._store.write(append, outbox, lambda: self._inner.append(append, outbox))
@@ -306,3 +384,6 @@ class _Writer:
 
     async def release(self) -> None:
         await self._inner.release()
+        called, self.on_release = self.on_release, None
+        if called is not None:
+            called()

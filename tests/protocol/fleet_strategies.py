@@ -16,7 +16,7 @@ CACHE_FAULTS = [
     *(Fault("failover", steps) for steps in (0, 1, 3)),
 ]
 STORE_FAULTS = [
-    *map(Fault, ("down", "cut", "cut", "cut", "vanish")),
+    *map(Fault, ("down", "cut", "cut", "cut", "vanish", "locked")),
     *(Fault("later", seconds) for seconds in (0.01, 5.0)),
     *(Fault("slow", seconds) for seconds in (0.002, 0.003, 0.4, 1.9, 5.0)),
     *(Fault("after", seconds) for seconds in (0.002, 0.003, 0.4, 1.9)),
@@ -56,4 +56,10 @@ races = st.lists(
     min_size=2,
     max_size=6,
 )
+crowds = st.lists(
+    st.tuples(st.sampled_from([0.0, 0.0, 0.0005, 0.001, 0.002]), keys, st.integers(0, 1)),
+    min_size=2,
+    max_size=5,
+)
+leaves = st.lists(st.tuples(st.integers(0, 16).map(lambda n: n * 0.0003), st.integers(0, 4)), max_size=3)
 scopes = st.sets(st.sampled_from(["session", "user", "app"]))

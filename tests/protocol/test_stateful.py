@@ -16,6 +16,7 @@ import json
 import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import hypothesis.strategies as st
@@ -32,7 +33,18 @@ from hypothesis.stateful import (
 from tests.protocol.faulty import Plan
 from tests.protocol.fleet import World
 from tests.protocol.fleet_server import Server
-from tests.protocol.fleet_strategies import KEYS, keys, meets, pauses, queries, races, scopes, servers
+from tests.protocol.fleet_strategies import (
+    KEYS,
+    crowds,
+    keys,
+    leaves,
+    meets,
+    pauses,
+    queries,
+    races,
+    scopes,
+    servers,
+)
 from tiered_sessions.config import TieredConfig
 from tiered_sessions.records import Append, Create, NewEvent, Query, ScopeKey, SessionKey
 
@@ -116,6 +128,41 @@ class Fleet(RuleBasedStateMachine):
             self.wait(task)
         if self.newest(key, 0) is None:
             self.create(0, key, None, False, set(), Plan(), None)
+
+    @rule(server=servers, calls=crowds, leaves=leaves, meets=meets)
+    def crowd(
+        self,
+        server: int,
+        calls: list[tuple[float, SessionKey, int]],
+        leaves: list[tuple[float, int]],
+        meets: Plan,
+    ) -> None:
+        """Callers of one server append at once, by statements that they share; some leave meanwhile."""
+        self.world.plan = meets
+        here = self.world.servers[server]
+        tasks: list[asyncio.Task[Any]] = []
+
+        def append(key: SessionKey, back: int) -> None:
+            write = self.write(key, self.newest(key, back), 1, False, set())
+            tasks.append(here.start(here.append(write)))
+
+        def leave(which: int) -> None:
+            if tasks:
+                tasks[which % len(tasks)].cancel()
+
+        todo: list[tuple[float, Callable[[], None]]] = [
+            *((at, partial(append, key, back)) for at, key, back in calls),
+            *((at, partial(leave, which)) for at, which in leaves),
+        ]
+        began = 0.0
+        for at, do in sorted(todo, key=lambda one: one[0]):
+            if at > began:
+                self.run(asyncio.sleep(at - began))
+                began = at
+            do()
+        for task in tasks:
+            self.pending.append(task)
+            self.wait(task)
 
     @rule(
         server=servers,

@@ -54,6 +54,8 @@ async def test_what_a_fault_met_is_counted(valkey_url: str) -> None:
         assert all(flight.answered for flight in flights)
         assert relay.injected["delayed"] >= 1
         relay.reply_delay = 0.0
+        relay.hold_requests("ET")
+        await client.get("relay")
         relay.hold_requests("GET")
         waiting = asyncio.ensure_future(client.get("relay"))
         await relay.until(lambda: relay.injected["held"] == 1)

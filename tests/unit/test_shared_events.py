@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.protocol.mutations import edit
 from tiered_sessions.errors import SharedEventChangedError
 from tiered_sessions.models import Event
 from tiered_sessions.records import Content, EventRecord, SessionKey, Tag
@@ -72,6 +73,21 @@ def test_a_history_that_was_replaced_is_decoded() -> None:
     assert here.of((record(1), record(2, "b"), record(3))) == [2]
     assert here.of((record(1), record(2, "b"), record(3))) == []
     assert here.of((record(2, "b"), record(3), record(4))) == [4]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("self.seq == record.seq", "True or self.seq == record.seq"),
+        ("and self.digest == hash(record.payload) & _HASH", ""),
+    ],
+    ids=["uncompared", "by number and id"],
+)
+def test_it_is_red_without_the_comparison(monkeypatch: pytest.MonkeyPatch, old: str, new: str) -> None:
+    """R35 has teeth: a part of the record is not enough."""
+    edit(KeptRecord, "stands_for", old, new)(monkeypatch)
+    with pytest.raises(AssertionError):
+        test_a_history_that_was_replaced_is_decoded()
 
 
 def test_each_reader_has_a_list_of_its_own() -> None:

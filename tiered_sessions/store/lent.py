@@ -9,8 +9,9 @@ which may not: there a driver's error is given the name that SQLAlchemy would ha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -173,11 +174,12 @@ class Lent:
         await greenlet_spawn(self._pooled.close)
 
 
-async def lend(engine: AsyncEngine, work: Callable[[Any], Awaitable[T]], *, quiet: bool) -> T:
-    """Runs `work` on a pooled connection of the driver, which stays what it was if it fails."""
+@contextlib.asynccontextmanager
+async def lending(engine: AsyncEngine, *, quiet: bool) -> AsyncIterator[Lent]:
+    """Lends a pooled connection for a unit of work that may be repeated."""
     lent = Lent(engine, await checkout(engine), quiet=quiet)
     try:
-        return await work(lent.driver)
+        yield lent
     finally:
         if not lent.close_at_once():
             await asyncio.shield(asyncio.create_task(lent.close()))

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ..config import TieredConfig
 from ..errors import InvalidValueError, SchemaMismatchError, StoreError, StoreUnavailableError
@@ -41,7 +41,7 @@ from .dialects.sqlite import SqliteDialect
 from .engines import transactional
 from .failures import DRIVER_ERRORS, is_disconnect, mapped
 from .groups import Grouped, Groups
-from .lent import Lent, Nameless, at_hand, checkout
+from .lent import Lent, Nameless, at_hand, checkout, lending
 from .migrations.runner import prepare_schema
 from .turns import Turns
 from .values import check_append, check_create, distinct, readable
@@ -117,7 +117,7 @@ class SqlSessionStore:
         """Changes the cache namespace, which orphans every entry."""
         fresh = secrets.token_hex(8)
         # Writing the same twice is harmless, so this may be repeated like a read.
-        if not await self._read(lambda c: self._dialect.perform(c, lambda: outbox.rename(fresh))):
+        if not await self._read(lambda lent: self._dialect.perform(lent, lambda: outbox.rename(fresh))):
             raise SchemaMismatchError(_NAMELESS)
         return fresh
 
@@ -176,35 +176,35 @@ class SqlSessionStore:
     async def outbox_done(self, rows: Sequence[OutboxRow]) -> None:
         """Deletes recorded invalidations whose stamp is still the one seen."""
         # Deleting twice is harmless, so this may be repeated like a read.
-        await self._read(lambda connection: self._dialect.perform(connection, lambda: outbox.remove(rows)))
+        await self._read(lambda lent: self._dialect.perform(lent, lambda: outbox.remove(rows)))
 
     async def _perform(self, make: Make[T]) -> T:
-        lent = partial(self._dialect.lent, make) if self._dialect.lends else None
-        return await self._read(lambda connection: self._dialect.read(connection, make), lent)
+        short = partial(self._dialect.lent, make) if self._dialect.lends else None
+        return await self._read(lambda lent: self._dialect.read(lent, make), short)
 
     async def _read(
         self,
-        work: Callable[[AsyncConnection], Awaitable[T]],
-        lent: Callable[[], Awaitable[T]] | None = None,
+        work: Callable[[Lent], Awaitable[T]],
+        short: Callable[[], Awaitable[T]] | None = None,
     ) -> T:
         """Runs a read, by the short way if there is one; once more if a pooled connection is dead."""
         ended = await self._turns.take()
         try:
-            return await self._twice(work, lent)
+            return await self._twice(work, short)
         finally:
             ended()
 
     async def _twice(
         self,
-        work: Callable[[AsyncConnection], Awaitable[T]],
-        lent: Callable[[], Awaitable[T]] | None,
+        work: Callable[[Lent], Awaitable[T]],
+        short: Callable[[], Awaitable[T]] | None,
     ) -> T:
         for last in (False, True):
             try:
-                if lent is not None and not last:
-                    return await lent()
-                async with self._dialect.engine.connect() as connection:
-                    return await work(connection)
+                if short is not None and not last:
+                    return await short()
+                async with lending(self._dialect.engine, quiet=self._dialect.quiet) as lent:
+                    return await work(lent)
             except Nameless:
                 continue
             except InCommit as error:

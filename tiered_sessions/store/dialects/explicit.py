@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ...records import Failed, Unknown
 from ..failures import DRIVER_ERRORS, is_disconnect, is_retryable, unknown
+from ..lent import Lent
 from ..steps import Unit
 from .portable import InCommit, Make, PortableDialect, drive
 
@@ -37,19 +38,13 @@ class ExplicitDialect(PortableDialect):
         finally:
             timer.cancel()
 
-    @contextlib.asynccontextmanager
-    async def bounded(self, connection: AsyncConnection, patience: int = 1) -> AsyncIterator[None]:
-        """As `cutting`, for SQLAlchemy's connection."""
-        with self.cutting((await connection.get_raw_connection()).driver_connection, patience):
-            yield
+    async def read(self, lent: Lent, make: Make[T]) -> T:
+        with self.cutting(lent.driver, patience=10):
+            return await drive(await lent.whole(), make())
 
-    async def read(self, connection: AsyncConnection, make: Make[T]) -> T:
-        async with self.bounded(connection, patience=10):
-            return await drive(connection, make())
-
-    async def transaction(self, connection: AsyncConnection, unit: Unit[T]) -> T:
-        async with self.bounded(connection):
-            return await self.explicit(connection, unit)
+    async def transaction(self, lent: Lent, unit: Unit[T]) -> T:
+        with self.cutting(lent.driver):
+            return await self.explicit(await lent.whole(), unit)
 
     async def explicit(self, connection: AsyncConnection, unit: Unit[T], patience: int = 1) -> T:
         """Performs a unit between BEGIN and COMMIT, `patience` times the usual time-out long."""

@@ -89,18 +89,18 @@ class PortableDialect:
         """
         raise NotImplementedError
 
-    async def read(self, connection: AsyncConnection, make: Make[T]) -> T:
+    async def read(self, lent: Lent, make: Make[T]) -> T:
         """Performs a unit that writes nothing."""
-        return await self.perform(connection, make)
+        return await self.perform(lent, make)
 
-    async def perform(self, connection: AsyncConnection, make: Make[T]) -> T:
+    async def perform(self, lent: Lent, make: Make[T]) -> T:
         """Performs a unit in a transaction of its own, again if another one came between."""
         failures = 0
         # Whoever called holds masks, and they outlive one time-out, not several (R7).
         deadline = time.monotonic() + self.config.statement_timeout
         for _ in range(ROUNDS):
             try:
-                return await self.transaction(connection, make())
+                return await self.transaction(lent, make())
             except Rollback as ended:
                 outcome: T = ended.outcome
                 return outcome
@@ -114,8 +114,9 @@ class PortableDialect:
                 break
         raise StoreUnavailableError("Other transactions kept coming between; nothing was written")
 
-    async def transaction(self, connection: AsyncConnection, unit: Unit[T]) -> T:
+    async def transaction(self, lent: Lent, unit: Unit[T]) -> T:
         """Performs a unit and commits. Raises `InCommit` if the commit itself failed."""
+        connection = await lent.whole()
         transaction = await connection.begin()
         try:
             result = await drive(connection, unit)
@@ -153,10 +154,9 @@ class PortableDialect:
 
     async def append(self, lent: Lent, write: Append, outbox: Sequence[ScopeKey]) -> AppendOutcome:
         """Stores an append, and settles one that a unique index refused."""
-        connection = await lent.whole()
         for _ in range(TRIES):
             try:
-                return await self.perform(connection, lambda: writes.append(write, outbox, self.flavour))
+                return await self.perform(lent, lambda: writes.append(write, outbox, self.flavour))
             except Duplicate:
                 settled = await self.settle(lent, write)
             if settled is not None:
@@ -169,17 +169,16 @@ class PortableDialect:
 
     async def settle(self, lent: Lent, write: Append) -> AppendOutcome | None:
         """Says what became of an append that wrote nothing; None: try again."""
-        return await self.perform(await lent.whole(), lambda: writes.settle(write))
+        return await self.perform(lent, lambda: writes.settle(write))
 
     async def create(self, lent: Lent, write: Create, outbox: Sequence[ScopeKey]) -> CreateOutcome:
         """Inserts a session; says of one in the way whether it has expired."""
-        connection = await lent.whole()
-        outcome = await self.perform(connection, lambda: writes.create(write, outbox, self.flavour))
+        outcome = await self.perform(lent, lambda: writes.create(write, outbox, self.flavour))
         # The refused INSERT has ended its transaction, so this is another one.
         if (
             isinstance(outcome, Exists)
             and not write.replace_expired
-            and await self.read(connection, lambda: reads.is_expired(write.key))
+            and await self.read(lent, lambda: reads.is_expired(write.key))
         ):
             return Expired()
         return outcome
@@ -188,9 +187,7 @@ class PortableDialect:
         self, lent: Lent, key: SessionKey, outbox: Sequence[ScopeKey], only_expired: bool
     ) -> DeleteOutcome:
         """Deletes a session."""
-        return await self.perform(
-            await lent.whole(), lambda: writes.delete(key, outbox, only_expired=only_expired)
-        )
+        return await self.perform(lent, lambda: writes.delete(key, outbox, only_expired=only_expired))
 
     def alive(self, driver: Any) -> bool:
         """Says whether a checked-out connection looks usable, without asking the server."""

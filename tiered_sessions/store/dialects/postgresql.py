@@ -64,16 +64,17 @@ class PostgresqlDialect(ExplicitDialect):
         for name, document in documents(write):
             check_jsonb(name, document)
 
-    async def read(self, connection: AsyncConnection, make: Make[T]) -> T:
+    async def read(self, lent: Lent, make: Make[T]) -> T:
         """Performs a unit statement by statement; one that is too long is given more time once."""
+        connection = await lent.whole()
         try:
-            async with self.bounded(connection):
+            with self.cutting(lent.driver):
                 return await drive(connection, make())
         except DRIVER_ERRORS as error:
             if not is_timeout(error):
                 raise
         # statement_timeout is for writes, which hold masks; a long list may take longer.
-        async with self.bounded(connection, patience=10):
+        with self.cutting(lent.driver, patience=10):
             return await self.explicit(connection, make(), patience=10)
 
     async def limits(self, connection: AsyncConnection, patience: int) -> None:
@@ -120,9 +121,8 @@ class PostgresqlDialect(ExplicitDialect):
                 if settled is not None and not (isinstance(settled, Stale) and _adoptable(write, settled)):
                     return settled
             # Events of other programs have to be numbered first, under the lock.
-            connection = await lent.whole()
             try:
-                return await self.perform(connection, lambda: writes.append(write, outbox, self.flavour))
+                return await self.perform(lent, lambda: writes.append(write, outbox, self.flavour))
             except Duplicate:
                 settled = await self.settle(lent, write)
                 if settled is not None:

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from sqlalchemy.dialects.sqlite.base import SQLiteDialect
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql.base import Executable
 from sqlalchemy.sql.compiler import SQLCompiler
 
@@ -18,7 +18,7 @@ from ...errors import StoreUnavailableError
 from ...records import Append, AppendOutcome, Failed, ScopeKey, Unknown
 from ..failures import is_duplicate, mapped
 from ..groups import Grouped
-from ..lent import Lent, lend
+from ..lent import Lent
 from ..steps import Contended, Duplicate, Flavour, Reply, Rollback, Step, Unit
 from ..writes import append
 from .portable import Make, PortableDialect
@@ -39,27 +39,12 @@ class SqliteDialect(PortableDialect):
         self._turn = asyncio.Lock()
         self._busy = round(config.lock_timeout * 1000)
 
-    @property
-    def lends(self) -> bool:
-        return True
-
-    async def lent(self, make: Make[T]) -> T:
+    async def read(self, lent: Lent, make: Make[T]) -> T:
         unit = make()
-        return await lend(
-            self.engine,
-            lambda driver: _hop_on(
-                driver, lambda raw: _transaction(raw, "BEGIN", lambda raw: _drive(raw, unit))
-            ),
-            quiet=self.quiet,
-        )
+        return await _hop(lent.driver, lambda raw: _transaction(raw, "BEGIN", lambda raw: _drive(raw, unit)))
 
-    async def read(self, connection: AsyncConnection, make: Make[T]) -> T:
-        unit = make()
-        return await _hop(connection, lambda raw: _transaction(raw, "BEGIN", lambda raw: _drive(raw, unit)))
-
-    async def transaction(self, connection: AsyncConnection, unit: Unit[T]) -> T:
-        driver = (await connection.get_raw_connection()).driver_connection
-        return await self._write(driver, lambda raw: _drive(raw, unit))
+    async def transaction(self, lent: Lent, unit: Unit[T]) -> T:
+        return await self._write(lent.driver, lambda raw: _drive(raw, unit))
 
     async def append_group(self, lent: Lent, writes: Sequence[Grouped]) -> Sequence[AppendOutcome | None]:
         return await self._write(lent.driver, lambda raw: [self._append(raw, *write) for write in writes])
@@ -87,7 +72,7 @@ class SqliteDialect(PortableDialect):
             message = "Other writes of this process hold the database; nothing was written"
             raise StoreUnavailableError(message) from error
         try:
-            return await _hop_on(driver, lambda raw: self._commit(raw, work))
+            return await _hop(driver, lambda raw: self._commit(raw, work))
         finally:
             self._turn.release()
 
@@ -106,16 +91,12 @@ class SqliteDialect(PortableDialect):
         return Failed(mapped(error))
 
 
-async def _hop(connection: AsyncConnection, work: Callable[[sqlite3.Connection], T]) -> T:
+async def _hop(driver: Any, work: Callable[[sqlite3.Connection], T]) -> T:
     """Runs `work` on the thread of an aiosqlite connection.
 
     aiosqlite's public methods are one hop each; only its private `_execute` takes a function
     (tests/conformance/test_store_sqlite.py notices when that changes).
     """
-    return await _hop_on((await connection.get_raw_connection()).driver_connection, work)
-
-
-async def _hop_on(driver: Any, work: Callable[[sqlite3.Connection], T]) -> T:
     result: T = await driver._execute(lambda: work(driver._conn))
     return result
 

@@ -1,0 +1,80 @@
+"""Callers whose appends share a statement, and who leave half-way: everything holds for those who stay.
+
+One server, whose one connection is in use when three callers come; each leaves at each of many moments:
+waiting for a seat, called, masking, waiting for the others, while the statement runs, after it.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.protocol.faulty import Fault, FaultyStore, Plan
+from tests.protocol.fleet_strategies import KEYS
+from tests.protocol.mutations import edit
+from tests.protocol.test_stateful import Fleet
+from tiered_sessions.store.groups import Batch, Groups
+
+# The first has the connection. Of the others one comes too late for its session, which the first changes.
+CALLS = [(0.0, KEYS[0], 0), (0.001, KEYS[0], 0), (0.001, KEYS[1], 0), (0.001, KEYS[1], 0)]
+STEP = 0.0006
+MOMENTS = 16
+
+FAULTS = [
+    {},
+    {("write", 1): Fault("locked")},
+    {("write", 1): Fault("down")},
+    {("write", 1): Fault("cut")},
+    {("write", 1): Fault("later", 0.01)},
+    {("intent", 1): Fault("never")},
+    {("intent", 2): Fault("refused"), ("intent", 3): Fault("slow", 0.03)},
+]
+
+
+def crowd(faults: dict[tuple[str, int], Fault], *leaves: tuple[float, int]) -> None:
+    fleet = Fleet()
+    try:
+        fleet.begin(30.0, True, True, 200)
+        fleet.look_around(0)
+        fleet.crowd(1, CALLS, list(leaves), Plan({("write", 0): Fault("slow", 0.002), **faults}))
+        # Whoever comes later finds a connection.
+        fleet.append(1, KEYS[1], 0, 1, False, set(), Plan(), None)
+        fleet.look_around(0)
+    finally:
+        fleet.teardown()
+
+
+def test_they_share_a_statement(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    together = FaultyStore.write_together
+
+    def noted(self: FaultyStore, writes: list[object], inner: object) -> object:
+        sizes.append(len(writes))
+        return together(self, writes, inner)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(FaultyStore, "write_together", noted)
+    crowd({})
+    assert sizes == [2]
+
+
+@pytest.mark.parametrize("faults", FAULTS, ids=str)
+def test_whoever_leaves_at_any_moment(faults: dict[tuple[str, int], Fault]) -> None:
+    for moment in range(MOMENTS):
+        crowd(faults, (moment * STEP, moment % 4))
+        crowd(faults, (moment * STEP, 1), (moment * STEP, 2))
+
+
+@pytest.mark.parametrize(
+    ("owner", "function", "old", "new"),
+    [
+        (Groups, "_pass_on", "self._free += 1", "pass"),
+        (Batch, "append", " or key in self._brought", ""),
+        (Batch, "answer", "if not future.done():", "if False:"),
+    ],
+    ids=["a connection that comes free", "one session twice", "each is answered"],
+)
+def test_it_is_red_without(
+    monkeypatch: pytest.MonkeyPatch, owner: type, function: str, old: str, new: str
+) -> None:
+    edit(owner, function, old, new)(monkeypatch)
+    with pytest.raises(AssertionError):
+        test_whoever_leaves_at_any_moment({})
