@@ -23,7 +23,7 @@ from .plan import MODES, Choice, Mode
 from .plot import NoPlotError, draw
 from .records import Cell, Limits, Scale, Task
 from .report import comparison, markdown, table
-from .results import Results
+from .results import Results, joined
 from .runner import Runner
 from .subjects.catalogue import OURS, available
 from .workloads import WORKLOADS
@@ -55,7 +55,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw FILE.png and FILE.svg")
-    parser.add_argument("--show", type=Path, metavar="FILE", help="measure nothing; report what --json wrote")
+    parser.add_argument(
+        "--show",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="measure nothing; report what --json wrote, the medians of several runs",
+    )
     parser.add_argument(
         "--workloads", nargs="+", default=[], metavar="PATTERN", help="only these, e.g. 'hot-*' append"
     )
@@ -94,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not console.is_terminal:
         console = Console(width=_WIDTH)
     if given.show is not None:
-        results = Results.from_json(json.loads(given.show.read_text()))
+        runs = [Results.from_json(json.loads(file.read_text())) for file in given.show]
     else:
         mode, choice = _mode(given), Choice(tuple(given.workloads), tuple(given.implementations))
         if given.list:
@@ -108,11 +114,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(asyncio.run(_profile(servers, mode, given.profile)), highlight=False, markup=False)
             return 0
         try:
-            results = asyncio.run(_run(servers, mode, choice, console))
+            runs = [asyncio.run(_run(servers, mode, choice, console))]
         except (KeyboardInterrupt, asyncio.CancelledError):
             console.print("stopped")
             return 130
-    return _report(results, given, console)
+    return _report(runs, given, console)
 
 
 def _mode(given: argparse.Namespace) -> Mode:
@@ -166,13 +172,14 @@ async def _profile(servers: Servers, mode: Mode, name: str) -> str:
         return await runner.profile(Task(cell, plan.group(mode, cell), 0, 0, limits))
 
 
-def _report(results: Results, given: argparse.Namespace, console: Console) -> int:
+def _report(runs: list[Results], given: argparse.Namespace, console: Console) -> int:
+    results = joined(runs)
     console.print(comparison(results))
-    console.print(table(results))
+    console.print(table(runs))
     if given.json is not None:
         given.json.write_text(json.dumps(results.to_json(), indent=1) + "\n")
     if given.markdown is not None:
-        given.markdown.write_text(markdown(results))
+        given.markdown.write_text(markdown(runs))
     if given.plot is not None:
         try:
             console.print("drawn:", *map(str, draw(results, given.plot)))

@@ -28,7 +28,7 @@ class Worker:
 
     @classmethod
     async def start(cls, name: str, address: Address) -> Worker:
-        """Starts the process."""
+        """Starts the process; returns when it can take orders."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -39,7 +39,9 @@ class Worker:
             stdout=asyncio.subprocess.PIPE,
             limit=_LINE,
         )
-        return cls(name, process)
+        worker = cls(name, process)
+        await worker._answer()
+        return worker
 
     async def fill(self, groups: list[Group]) -> None:
         """Stores what is there before anything is measured."""
@@ -56,9 +58,12 @@ class Worker:
             WorkerError: It failed, or ended.
         """
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         self._process.stdin.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
         await self._process.stdin.drain()
+        return await self._answer()
+
+    async def _answer(self) -> Any:
+        assert self._process.stdout is not None
         while line := await self._process.stdout.readline():
             # Libraries print now and then.
             if line.startswith(b'{"'):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
 
-from .results import Results, Summary
+from .results import Results, Summary, joined
 from .subjects.catalogue import OURS, REFERENCE
 from .targets import TARGETS, Target, Verdict
 
@@ -23,19 +23,20 @@ class Line:
     verdict: Verdict
 
 
-def lines(results: Results) -> list[Line]:
+def lines(runs: Sequence[Results]) -> list[Line]:
     """Returns the lines of all targets."""
-    return [_line(target, results) for target in TARGETS]
+    both = joined(runs)
+    return [_line(target, runs, both) for target in TARGETS]
 
 
-def _line(target: Target, results: Results) -> Line:
-    verdict = target.verdict(results)
+def _line(target: Target, runs: Sequence[Results], both: Results) -> Line:
+    verdict = target.verdict(runs)
     reference = ours = raw = ""
     if target.cell is not None:
-        reference = _pair(results.summary(target.cell, REFERENCE))
-        ours = _pair(results.summary(target.cell, OURS))
-        raw = _times(results.ratio(target.cell, "raw"))
-    value = target.compute(results)
+        reference = _pair(both.summary(target.cell, REFERENCE))
+        ours = _pair(both.summary(target.cell, OURS))
+        raw = _times(both.ratio(target.cell, "raw"))
+    value = target.value(runs)
     sign = "<= " if target.most else ""
     return Line(
         (
@@ -44,13 +45,19 @@ def _line(target: Target, results: Results) -> Line:
             reference,
             ours,
             raw,
-            "-" if value is None else f"{_number(value)}{target.unit}",
+            "-" if value is None else f"{_number(value)}{target.unit}{_spread(target, runs)}",
             f"{sign}{_number(target.floor)}{target.unit}",
             f"{sign}{_number(target.goal)}{target.unit}",
             verdict,
         ),
         verdict,
     )
+
+
+def _spread(target: Target, runs: Sequence[Results]) -> str:
+    """Returns the least and the most that single runs found, if there were several."""
+    found = [value for results in runs if (value := target.compute(results)) is not None]
+    return f" ({_number(min(found))} - {_number(max(found))})" if len(runs) > 1 and found else ""
 
 
 def _pair(summary: Summary | None) -> str:
@@ -75,10 +82,10 @@ def _number(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0") if abs(value) >= 10 else f"{value:.2f}".rstrip("0").rstrip(".")
 
 
-def table(results: Results) -> Table:
+def table(runs: Sequence[Results]) -> Table:
     """Returns the table for a terminal: what was measured of it."""
     made = Table(*_HEADINGS, title="Targets")
-    for line in lines(results):
+    for line in lines(runs):
         if line.verdict == "-":
             continue
         made.add_row(*line.cells[:-1], f"[{_COLOURS[line.verdict]}]{line.verdict}[/]")
@@ -124,9 +131,10 @@ def _rows(results: Results) -> Iterator[tuple[str, ...]]:
             )
 
 
-def markdown(results: Results) -> str:
+def markdown(runs: Sequence[Results]) -> str:
     """Returns the table and what else was measured as Markdown."""
-    rows = [_HEADINGS, ("---",) * len(_HEADINGS), *(line.cells for line in lines(results))]
+    results = joined(runs)
+    rows = [_HEADINGS, ("---",) * len(_HEADINGS), *(line.cells for line in lines(runs))]
     text = [*_table(rows), "", *_table([_COLUMNS, ("---",) * len(_COLUMNS), *_rows(results)])]
     if results.missing:
         text += ["", "Not measured:", "", *(f"- {why.splitlines()[0]}" for why in results.missing)]

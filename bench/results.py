@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -145,3 +146,25 @@ class Results:
                 repeated = [Measurement(**one) for one in summary["repeated"]]
                 found.cells.setdefault(cell, {})[subject] = repeated
         return found
+
+
+def joined(runs: Sequence[Results]) -> Results:
+    """Returns all repetitions of several runs as one's, and the medians of what each measured once."""
+    both = Results(runs[-1].about)
+    for run in runs:
+        for cell, subjects in run.cells.items():
+            for subject, measured in subjects.items():
+                both.cells.setdefault(cell, {}).setdefault(subject, []).extend(measured)
+        both.missing += run.missing
+        both.cut += run.cut
+    both.trips = _medians([run.trips for run in runs])
+    both.memory = _medians([run.memory for run in runs])
+    both.outage = _medians([run.outage for run in runs])
+    return both
+
+
+def _medians(parts: Sequence[Any]) -> Any:
+    """Returns the median of each number of nested dictionaries of the same form."""
+    if not isinstance(parts[0], dict):
+        return statistics.median(parts)
+    return {name: _medians([part[name] for part in parts if name in part]) for name in parts[0]}

@@ -48,14 +48,7 @@ class Runner:
             return
         addresses = await self._fill(family, cells, progress)
         async with AsyncExitStack() as stack:
-            crew: dict[tuple[str, int], Worker] = {}
-
-            async def worker(subject: str, process: int = 0) -> Worker:
-                if (subject, process) not in crew:
-                    crew[subject, process] = await Worker.start(subject, addresses[subject])
-                    stack.push_async_callback(crew[subject, process].stop)
-                return crew[subject, process]
-
+            crew: dict[str, Worker] = {}
             # Time and again through all cells: if the time runs out, each has been measured as often.
             for repetition in range(self._mode.scale.repetitions):
                 for number, cell in enumerate(cells):
@@ -65,8 +58,10 @@ class Runner:
                     done = (repetition + number / len(cells)) / self._mode.scale.repetitions
                     progress(cell.name, done)
                     for name in plan.subjects(self._mode, cell, addresses, self._choice):
-                        workers = [await worker(name, process) for process in range(cell.processes)]
-                        await self._measure(cell, repetition, name, workers)
+                        if name not in crew:
+                            crew[name] = await Worker.start(name, addresses[name])
+                            stack.push_async_callback(crew[name].stop)
+                        await self._measure(cell, repetition, name, crew[name], addresses[name])
         if self._mode.extras and family == "postgresql":
             progress("round trips, memory, outage", 1.0)
             await self._extras(addresses)
@@ -83,24 +78,30 @@ class Runner:
         until = sum(shares[: families.index(family) + 1]) / sum(shares)
         return time.monotonic() - self._began > 60 * self._mode.minutes * until
 
-    async def _measure(self, cell: Cell, repetition: int, name: str, workers: list[Worker]) -> None:
+    async def _measure(self, cell: Cell, repetition: int, name: str, first: Worker, address: Address) -> None:
         group, limits = plan.group(self._mode, cell), plan.limits(self._mode, cell)
-        tasks = [Task(cell, group, repetition, process, limits) for process in range(len(workers))]
-        try:
-            parts = await asyncio.gather(
-                *(worker.measure(task) for worker, task in zip(workers, tasks, strict=True))
-            )
-        except WorkerError as error:
-            # A wrong result is a finding about one implementation, not the end of the run.
-            self._results.missing.append(f"{cell.name}, {name}: {error}")
-        else:
-            measured = together(parts) if len(parts) > 1 else parts[0]
-            self._results.add(cell, name, measured)
-            if measured.failed and name.startswith(OURS):
-                # A rival's failures stand in the table; ours fail the run.
-                self._results.missing.append(
-                    f"{cell.name}, {name}: {measured.failed} calls: {measured.failure}"
+        tasks = [Task(cell, group, repetition, process, limits) for process in range(cell.processes)]
+        async with AsyncExitStack() as stack:
+            workers = [first]
+            for _ in tasks[1:]:
+                # Only for this cell: idle, their pools would take the connections that others need.
+                workers.append(await Worker.start(name, address))
+                stack.push_async_callback(workers[-1].stop)
+            try:
+                parts = await asyncio.gather(
+                    *(worker.measure(task) for worker, task in zip(workers, tasks, strict=True))
                 )
+            except WorkerError as error:
+                # A wrong result is a finding about one implementation, not the end of the run.
+                self._results.missing.append(f"{cell.name}, {name}: {error}")
+            else:
+                measured = together(parts) if len(parts) > 1 else parts[0]
+                self._results.add(cell, name, measured)
+                if measured.failed and name.startswith(OURS):
+                    # A rival's failures stand in the table; ours fail the run.
+                    self._results.missing.append(
+                        f"{cell.name}, {name}: {measured.failed} calls: {measured.failure}"
+                    )
 
     # --- data ------------------------------------------------------------------------------------
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -35,9 +36,14 @@ class Target:
     most: bool = False
     unit: str = "x"
 
-    def verdict(self, results: Results) -> Verdict:
+    def value(self, runs: Sequence[Results]) -> float | None:
+        """Returns the median of what each run found: only figures of one run are compared."""
+        found = [value for results in runs if (value := self.compute(results)) is not None]
+        return statistics.median(found) if found else None
+
+    def verdict(self, runs: Sequence[Results]) -> Verdict:
         """Says what is reached."""
-        value = self.compute(results)
+        value = self.value(runs)
         if value is None:
             return "-"
         sign = -1 if self.most else 1

@@ -19,6 +19,7 @@ except ModuleNotFoundError as missing:
 from . import errors
 from .adk_registry import create_session_service, register
 from .config import TieredConfig
+from .construction import SAMPLE, Constructor
 from .core import BaseTieredSessionService
 from .decoding import Decoder
 from .metrics import Metrics
@@ -53,14 +54,20 @@ _STALE: Final = (
 )
 _MARK: Final = "tiered"
 # They look for what stored events never have: other keys than names of fields, or objects.
-_decode: Final = Decoder(
-    Event,
-    harmless={
-        "google.adk.events.event.Event._accept_convenience_kwargs",
-        "google.genai._common.BaseModel._check_field_type_mismatches",
-        "google.genai.types.Part.__init__",
-    },
-)
+_HARMLESS: Final = {
+    "google.adk.events.event.Event._accept_convenience_kwargs",
+    "google.genai._common.BaseModel._check_field_type_mismatches",
+    "google.genai.types.Part.__init__",
+}
+_decode_shared: Final = Decoder(Event, _HARMLESS, shared=True)
+_decode_own: Final = Decoder(Event, _HARMLESS)
+
+_make: Final = Constructor(Session, "_storage_update_marker", SAMPLE)
+
+
+def _marker(tag: Tag) -> str:
+    incarnation, revision, nonce, update_time = tag
+    return f"{_MARK}:{incarnation}:{revision}:{nonce}:{update_time}"
 
 
 class TieredSessionService(BaseTieredSessionService[Session, Event], BaseSessionService):
@@ -117,17 +124,16 @@ class TieredSessionService(BaseTieredSessionService[Session, Event], BaseSession
     def _session(
         self, key: SessionKey, state: dict[str, Any], events: list[Event], updated: float, tag: Tag
     ) -> Session:
-        session = Session(
-            id=key.session_id,
-            app_name=key.app_name,
-            user_id=key.user_id,
-            state=state,
-            last_update_time=updated,
-        )
-        # Afterwards, as validation would walk over all of them.
-        session.events = events
-        self._set_tag(session, tag)
-        return session
+        app_name, user_id, session_id = key
+        fields = {
+            "id": session_id,
+            "app_name": app_name,
+            "user_id": user_id,
+            "state": state,
+            "events": events,
+            "last_update_time": updated,
+        }
+        return _make(fields, _marker(tag))
 
     def _tag(self, session: Session) -> Tag | None:
         mark, *numbers = (session._storage_update_marker or "").split(":")
@@ -135,7 +141,7 @@ class TieredSessionService(BaseTieredSessionService[Session, Event], BaseSession
         return Tag(*map(int, numbers)) if mark == _MARK else None
 
     def _set_tag(self, session: Session, tag: Tag) -> None:
-        session._storage_update_marker = ":".join((_MARK, *map(str, tag)))
+        session._storage_update_marker = _marker(tag)
 
     def _encode(self, event: Event) -> dict[str, Any]:
         try:
@@ -147,8 +153,8 @@ class TieredSessionService(BaseTieredSessionService[Session, Event], BaseSession
             stored["long_running_tool_ids"] = sorted(event.long_running_tool_ids)
         return stored
 
-    def _decode(self, stored: dict[str, Any]) -> Event:
-        return _decode(stored)
+    def _decode(self, stored: dict[str, Any], *, shared: bool) -> Event:
+        return _decode_shared(stored) if shared else _decode_own(stored)
 
     def _translated(self, error: errors.TieredSessionsError) -> Exception:
         match error:

@@ -32,8 +32,8 @@ class TieredConfig:
         lease_life: How long one process may take to fill an entry.
         outbox_poll: How often recorded invalidations are drained.
         sweep_every: How often expired sessions are deleted, give or take a half; 0: never by itself.
-        decoded_bytes: Memory for decoded events kept in process, and a quarter of it more for their
-            JSON; 0 keeps none.
+        decoded_bytes: Memory for the sessions kept in process, decoded; a session takes a quarter of it
+            at most. An event of google-adk takes about 2.3 kB and its text. 0 keeps none.
         shared_events: Whether readers in one process are given the same event objects ("on"). A session
             object, its list of events and its state are always the caller's own; an event that was read
             is to be left as it is, as stored events are, or copied first. "check" finds who does not
@@ -64,7 +64,7 @@ class TieredConfig:
     lease_life: float = 2.0
     outbox_poll: float = 0.5
     sweep_every: float = 60.0
-    decoded_bytes: int = 128 * MIB
+    decoded_bytes: int = 256 * MIB
     shared_events: Literal["on", "off", "check"] = "on"
     store_reads: int = 32
     close_timeout: float = 5.0

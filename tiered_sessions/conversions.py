@@ -11,10 +11,12 @@ from typing import Any, Final
 from .codec import dumps, loads
 from .errors import InvalidValueError
 from .models import EventLike, WindowLike
-from .records import Content, EventRecord, Query
+from .records import EventRecord, Query, Snapshot
+from .state import APP, USER
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+_ALL: Final = Query()
 
 
 def microseconds(seconds: float) -> int:
@@ -48,7 +50,7 @@ def now() -> int:
 def query_of(window: WindowLike | None) -> Query:
     """Returns what a window asks for."""
     if window is None:
-        return Query()
+        return _ALL
     limit, after = window.num_recent_events, window.after_timestamp
     # Releases of google-adk before 2.13 let it pass.
     if limit is not None and limit < 0:
@@ -80,12 +82,21 @@ def rewinds(event: EventLike) -> bool:
     return bool(getattr(event.actions, "rewind_before_invocation_id", None))
 
 
-def shared_state(content: Content | None) -> dict[str, Any]:
-    """Reads the state of a shared scope."""
-    return {} if content is None else object_of(content.state)
+def whole_state(snapshot: Snapshot) -> dict[str, Any]:
+    """Reads the state of all scopes, as `merge` joins them: a new one for each caller."""
+    state = object_of(snapshot.session.state)
+    for prefix, shared in ((APP, snapshot.app), (USER, snapshot.user)):
+        if shared is not None and shared.state != b"{}":
+            for key, value in object_of(shared.state).items():
+                state[prefix + key] = value
+    return state
 
 
 def stored_event(record: EventRecord) -> dict[str, Any]:
     """Returns the JSON object of an event, whole."""
     # The exact time is in the document; the column has microseconds, and foreign rows may lack the rest.
-    return {"timestamp": record.timestamp / 1_000_000, **object_of(record.payload), "id": record.id}
+    stored = object_of(record.payload)
+    if "timestamp" not in stored:
+        stored["timestamp"] = record.timestamp / 1_000_000
+    stored["id"] = record.id
+    return stored

@@ -21,8 +21,8 @@ from .conversions import (
     object_of,
     query_of,
     rewinds,
-    shared_state,
     stored_event,
+    whole_state,
 )
 from .errors import (
     ConfigurationError,
@@ -123,17 +123,22 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
         if on_conflict not in ("raise", "rebase"):
             raise ConfigurationError(f'on_conflict must be "raise" or "rebase", not {on_conflict!r}')
         self._rebases = on_conflict == "rebase"
+        config = config or TieredConfig()
+        sharing = config.shared_events != "off" and config.decoded_bytes > 0
+        self._events = SharedEvents(
+            lambda record: self._decode(stored_event(record), shared=sharing),
+            config.decoded_bytes,
+            shared=sharing,
+            checked=config.shared_events == "check",
+            # A default window looks for calls and summaries in it.
+            keeps_json=config.default_window is not None,
+        )
         self._wiring = Wiring(
-            db_url, db_engine, cache, config or TieredConfig(), metrics, create_tables, engine_options
+            db_url, db_engine, cache, config, metrics, create_tables, engine_options, self._events
         )
         self._locks = _KeyLocks()
-        sharing = config or TieredConfig()
-        self._events = SharedEvents(
-            lambda record: self._decode(stored_event(record)),
-            0 if sharing.shared_events == "off" else sharing.decoded_bytes,
-            checked=sharing.shared_events == "check",
-        )
-        window = None if config is None else config.default_window
+        self._translating = _Translating(self)
+        window = config.default_window
         self._windows = None if window is None else Windows(window)
 
     # --- what a binding says ---------------------------------------------------------------------
@@ -157,8 +162,8 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
         """Returns the JSON object that is stored of an event."""
 
     @abstractmethod
-    def _decode(self, stored: dict[str, Any]) -> EventT:
-        """Makes the caller's event object."""
+    def _decode(self, stored: dict[str, Any], *, shared: bool) -> EventT:
+        """Makes the caller's event object, or one for many callers (`Decoder`)."""
 
     def _translated(self, error: TieredSessionsError) -> Exception:
         """Returns what the binding's callers catch instead of `error`."""
@@ -219,7 +224,7 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
             StoreUnavailableError: Neither tier may answer.
         """
         key = SessionKey(app_name, user_id, session_id)
-        with _Translating(self):
+        with self._translating:
             if config is None and self._windows is not None:
                 snapshot = await self._windowed(key, self._windows)
             else:
@@ -467,9 +472,9 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
 
     def _assembled(self, snapshot: Snapshot) -> SessionT:
         content = snapshot.session
-        state = merge(object_of(content.state), shared_state(snapshot.user), shared_state(snapshot.app))
-        events = self._events.of(snapshot.key, content.events)
-        return self._session(snapshot.key, state, events, content.tag.update_time / 1_000_000, content.tag)
+        events = self._events.of(snapshot.key, content.events) if content.events else []
+        updated = content.tag.update_time / 1_000_000
+        return self._session(snapshot.key, whole_state(snapshot), events, updated, content.tag)
 
 
 class _Translating:

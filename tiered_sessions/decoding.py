@@ -6,22 +6,29 @@ values are used as they are, which become objects. A plan proves itself on the f
 shape, where its result is compared with pydantic's; a plan that differs, or a value it does not
 expect, leaves that object to validation. So the worst that an unknown model, or a new release of
 one, can cost is time.
+
+Objects that many readers will be given are built smaller, and unknown to the garbage collector
+(`untracked.py`): a full collection would walk every event that is kept.
 """
 
 from __future__ import annotations
 
+import sys
 import types
 from collections.abc import Callable, Collection, Mapping
 from enum import Enum
-from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
+from typing import Any, Final, Generic, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
+
+from .untracked import untrack, untracked
 
 M = TypeVar("M", bound=BaseModel)
 Converter = Callable[[Any], Any]
 
 _SHAPES: Final = 256
+_SHARED_KEYS: Final = 30
 _PLAIN: Final = (str, int, float, bool, type(None))
 # What else may be configured can change a value.
 _CONFIG: Final = {
@@ -40,6 +47,7 @@ _CONFIG: Final = {
 }
 # A model has these four slots, and `setattr` of its own.
 _new = object.__new__
+_set_field = object.__setattr__
 _set_fields = BaseModel.__dict__["__dict__"].__set__
 _set_given = BaseModel.__dict__["__pydantic_fields_set__"].__set__
 _set_extra = BaseModel.__dict__["__pydantic_extra__"].__set__
@@ -50,13 +58,27 @@ class _Surprise(Exception):
     """A value is none that was planned for."""
 
 
-class _Plan(NamedTuple):
-    """How objects of one shape are built. `defaults` has every field, in the model's order."""
+class _Plan:
+    """How objects of one shape are built.
 
-    defaults: dict[str, Any]
-    factories: tuple[tuple[str, Callable[[], Any]], ...]
-    converters: tuple[tuple[str, Converter], ...]
-    given: frozenset[str]
+    `defaults` has every field, in the model's order; `given` are the names that objects of this shape
+    say they were given, in one set for all shared objects.
+    """
+
+    __slots__ = ("converters", "defaults", "factories", "given", "names")
+
+    def __init__(
+        self,
+        defaults: dict[str, Any],
+        factories: tuple[tuple[str, Callable[[], Any]], ...],
+        converters: tuple[tuple[str, Converter], ...],
+        names: frozenset[str],
+    ) -> None:
+        self.defaults = defaults
+        self.factories = factories
+        self.converters = converters
+        self.names = names
+        self.given = set(names)
 
 
 class Decoder(Generic[M]):
@@ -66,9 +88,12 @@ class Decoder(Generic[M]):
         model: The class of the objects.
         harmless: Names, with their modules, of validators and `__init__` of this model, or of those in
             it, that do nothing to an object whose keys are names of fields.
+        shared: Whether the objects are for many readers, who leave them as they are. Then those of one
+            shape share the set of the names they were given, and the collector does not know them.
     """
 
-    def __init__(self, model: type[M], harmless: Collection[str] = ()) -> None:
+    def __init__(self, model: type[M], harmless: Collection[str] = (), *, shared: bool = False) -> None:
+        self.shared = shared
         self._model = model
         self._harmless = frozenset(harmless)
         self._nodes: dict[type[BaseModel], _Node] = {}
@@ -109,6 +134,12 @@ class _Node:
         self._after = False
         self._extra = False
         self._open: bool | None = None
+        self._shared = decoder.shared
+        # Without a dictionary of its own an object takes half the room, where the class allows it.
+        self._bare = decoder.shared and _shares_keys(model)
+        # What is done to containers that were given, with all that is in them, and to those made here.
+        self._given: Converter = untracked if decoder.shared else _as_it_is
+        self._made: Converter = _untracked_itself if decoder.shared else _as_it_is
 
     def __call__(self, value: Any) -> Any:
         if type(value) is not dict:
@@ -132,12 +163,26 @@ class _Node:
         for name, factory in plan.factories:
             fields[name] = factory()
         made = _new(self._model)
-        _set_fields(made, fields)
-        _set_given(made, set(plan.given))
+        if self._bare:
+            for name, one in fields.items():
+                _set_field(made, name, one)
+        else:
+            _set_fields(made, fields)
+        if self._shared:
+            if len(plan.given) != len(plan.names):
+                # Somebody set a field of an object that was not only theirs.
+                plan.given = set(plan.names)
+            _set_given(made, plan.given)
+        else:
+            _set_given(made, set(plan.names))
         _set_extra(made, {} if self._extra else None)
         _set_private(made, None)
         if self._after:
             made.model_post_init(None)
+        if self._shared:
+            untrack(made)
+            if not self._bare:
+                untrack(fields)
         return made
 
     def _learn(self, shape: tuple[str | type, ...], value: dict[str, Any]) -> Any:
@@ -171,7 +216,7 @@ class _Node:
             if name in given:
                 continue
             if field.default_factory is not None:
-                factories.append((name, _factory(field)))
+                factories.append((name, self._factory(field)))
             elif field.is_required() or not _unchanging(field.default):
                 return None
             else:
@@ -185,6 +230,14 @@ class _Node:
             if convert is not _as_it_is:
                 converters.append((name, convert))
         return _Plan(defaults, tuple(factories), tuple(converters), frozenset(given))
+
+    def _factory(self, field: FieldInfo) -> Callable[[], Any]:
+        made = self._made
+        if field.default_factory is dict:
+            return dict
+        if field.default_factory is list:
+            return lambda: made([])
+        return lambda: field.get_default(call_default_factory=True)
 
     def _understood(self) -> bool:
         """Says whether nothing but its fields decides what an object of the class becomes."""
@@ -217,7 +270,7 @@ class _Node:
             return None
         kind, origin, parts = kinds[0], get_origin(kinds[0]), get_args(kinds[0])
         if kind is Any or kind is object:
-            return _as_it_is
+            return self._given if given in (dict, list) else _as_it_is
         if kind in _PLAIN:
             if kind is float and given is int:
                 return float
@@ -264,16 +317,41 @@ class _Node:
         return convert
 
     def _collection(self, origin: type, annotation: Any) -> Converter:
-        each = self._each(annotation)
+        each, made = self._each(annotation), self._made
         if origin is set:
-            return lambda value: set(map(each, value))
-        return _as_it_is if each is _as_it_is else lambda value: list(map(each, value))
+            return lambda value: made(set(map(each, value)))
+        if each is _as_it_is:
+            return self._given
+        # Most often it is one, and a list that never grew is the smallest.
+        return lambda value: made([each(value[0])] if len(value) == 1 else list(map(each, value)))
 
     def _mapping(self, annotation: Any) -> Converter:
-        each = self._each(annotation)
+        each, made = self._each(annotation), self._made
         if each is _as_it_is:
-            return _as_it_is
-        return lambda value: {name: each(one) for name, one in value.items()} if value else value
+            return self._given
+        return lambda value: made({name: each(one) for name, one in value.items()}) if value else value
+
+
+def _untracked_itself(value: Any) -> Any:
+    untrack(value)
+    return value
+
+
+def _shares_keys(model: type[BaseModel]) -> bool:
+    """Says whether objects of the class can be without a dictionary of their own: values, and no keys.
+
+    The interpreter decides that of a class when its first objects get their attributes one by one, and
+    for up to thirty of them. Validation gives a whole dictionary to each, and after about as many
+    objects the class has lost the room; so this must be asked early.
+    """
+    names = list(model.model_fields)
+    probe = _new(model)
+    for name in names:
+        _set_field(probe, name, None)
+    # An object has room for as many more attributes as others of its class did not need.
+    for _ in range(_SHARED_KEYS):
+        _new(model)
+    return sys.getsizeof(probe.__dict__) < sys.getsizeof(dict.fromkeys(names))
 
 
 def _as_it_is(value: Any) -> Any:
@@ -298,10 +376,6 @@ def _one_of(members: Mapping[str, Any]) -> Converter | None:
 
 def _members(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-
-
-def _factory(field: FieldInfo) -> Callable[[], Any]:
-    return lambda: field.get_default(call_default_factory=True)
 
 
 def _unchanging(default: Any) -> bool:

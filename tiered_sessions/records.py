@@ -8,6 +8,7 @@ Redis does. JSON documents travel as UTF-8 bytes and are decoded once, at the ed
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 
@@ -41,7 +42,12 @@ class SessionKey(NamedTuple):
 
     @property
     def scopes(self) -> tuple[ScopeKey, ScopeKey, ScopeKey]:
-        return (self.session, self.user, self.app)
+        return _scopes(self)
+
+
+@lru_cache(4096)
+def _scopes(key: SessionKey) -> tuple[ScopeKey, ScopeKey, ScopeKey]:
+    return (key.session, key.user, key.app)
 
 
 class Tag(NamedTuple):

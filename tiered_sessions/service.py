@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from .construction import SAMPLE, Constructor
 from .core import BaseTieredSessionService
 from .decoding import Decoder
 from .errors import InvalidValueError
 from .models import Event, ListSessionsResponse, Session
 from .records import SessionKey, Tag
 
-_decode = Decoder(Event)
+_decode_shared = Decoder(Event, shared=True)
+_decode_own = Decoder(Event)
+_make = Constructor(Session, "_tag", SAMPLE)
 
 
 class TieredSessionService(BaseTieredSessionService[Session, Event]):
@@ -23,16 +26,16 @@ class TieredSessionService(BaseTieredSessionService[Session, Event]):
     def _session(
         self, key: SessionKey, state: dict[str, Any], events: list[Event], updated: float, tag: Tag
     ) -> Session:
-        session = Session(
-            id=key.session_id,
-            app_name=key.app_name,
-            user_id=key.user_id,
-            state=state,
-            events=events,
-            last_update_time=updated,
-        )
-        session._tag = tag
-        return session
+        app_name, user_id, session_id = key
+        fields = {
+            "id": session_id,
+            "app_name": app_name,
+            "user_id": user_id,
+            "state": state,
+            "events": events,
+            "last_update_time": updated,
+        }
+        return _make(fields, tag)
 
     def _tag(self, session: Session) -> Tag | None:
         return session._tag
@@ -46,5 +49,5 @@ class TieredSessionService(BaseTieredSessionService[Session, Event]):
         except ValueError as error:
             raise InvalidValueError(f"Event {event.id} cannot be written as JSON") from error
 
-    def _decode(self, stored: dict[str, Any]) -> Event:
-        return _decode(stored)
+    def _decode(self, stored: dict[str, Any], *, shared: bool) -> Event:
+        return _decode_shared(stored) if shared else _decode_own(stored)

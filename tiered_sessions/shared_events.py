@@ -1,75 +1,162 @@
-"""Decoded events, kept so that none is decoded twice in a process.
+"""The sessions read last, kept in the process: what a session is at a tag, and its events decoded.
+
+What is kept is never an answer by itself: it is used only after a shared cache showed the same tag, or
+SQL did (consistency 5.4). So it adds no staleness.
 
 An event is found again by its whole record: the same number, id, time and bytes. So it does not
-matter where the record came from, nor whether its history was replaced meanwhile (R35): equal
-bytes are an equal event, and what is not equal is decoded.
+matter where the record came from, nor whether its history was replaced meanwhile (R35). Of the bytes
+only a hash is kept: 60 bits of the interpreter's SipHash, whose key is another one in every process.
 
 Every reader is given the same event objects, in a list of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from sys import getsizeof
 from threading import Lock
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, cast
 
 from cachetools import LRUCache
 
 from .errors import SharedEventChangedError
 from .models import EventLike
-from .records import EventRecord, SessionKey
+from .records import Content, EventRecord, SessionKey
+from .untracked import untrack
 
-# Bytes of an event of google-adk besides its texts: measured 4,900.
-_OBJECTS: Final = 5000
+# One session alone must not drive out all others.
+_SHARE: Final = 4
+# Bytes of a record and of a session besides their JSON.
+_RECORD: Final = 150
+_SESSION: Final = 500
+_HASH: Final = (1 << 60) - 1
 
 
 EventT = TypeVar("EventT", bound=EventLike)
 
 
-class _Stretch(Generic[EventT]):
-    """A part of one session's history, decoded.
+class KeptRecord(Generic[EventT]):
+    """A record whose event was decoded: in place of the JSON it has the event, and the JSON's hash."""
 
-    `marks`: what each event was when it was decoded, only kept to be compared.
+    __slots__ = ("digest", "event", "id", "seq", "timestamp")
+
+    def __init__(self, record: EventRecord, event: EventT) -> None:
+        self.seq = record.seq
+        # The event has the same text: one of the two is enough.
+        self.id = event.id if event.id == record.id else record.id
+        self.timestamp = record.timestamp
+        self.event = event
+        self.digest = hash(record.payload) & _HASH
+        untrack(self)
+
+    def stands_for(self, record: EventRecord) -> bool:
+        """Says whether it was made of a record equal to this one."""
+        return (
+            self.seq == record.seq
+            and self.id == record.id
+            and self.timestamp == record.timestamp
+            and self.digest == hash(record.payload) & _HASH
+        )
+
+
+class _CheckedRecord(KeptRecord[EventT]):
+    """Knows what the event was when it was decoded."""
+
+    __slots__ = ("mark",)
+
+    def __init__(self, record: EventRecord, event: EventT) -> None:
+        super().__init__(record, event)
+        self.mark = event.model_dump_json()
+
+
+class _Kept(Generic[EventT]):
+    """One session: its content, if a tag is known to tell it by, and the part of it that was decoded.
+
+    `undecoded` and `decoded`: how many bytes both take.
     """
 
-    __slots__ = ("events", "marks", "records", "size")
+    __slots__ = ("content", "decoded", "events", "records", "undecoded")
 
     def __init__(
-        self, records: tuple[EventRecord, ...], events: list[EventT], marks: list[str], size: int
+        self,
+        content: Content | None,
+        undecoded: int,
+        records: tuple[KeptRecord[EventT], ...] = (),
+        events: list[EventT] | None = None,
+        decoded: int = 0,
     ) -> None:
+        self.content = content
+        self.undecoded = undecoded
         self.records = records
-        self.events = events
-        self.marks = marks
-        self.size = size
-
-    def overlap(self, records: tuple[EventRecord, ...]) -> tuple[int, int]:
-        """Returns where the first of `records` is in the stretch, and how many from there on are the same."""
-        if self.records is records:
-            return 0, len(records)
-        start = 0
-        if self.records[0] != records[0]:
-            start = len(self.records) - 1
-            while start and self.records[start] != records[0]:
-                start -= 1
-        common = self.records[start : start + len(records)]
-        return (start, len(common)) if records[: len(common)] == common else (0, 0)
+        self.events: list[EventT] = [] if events is None else events
+        self.decoded = decoded
+        untrack(self.events)
+        untrack(self.records)
 
 
 class SharedEvents(Generic[EventT]):
-    """The decoded events of the sessions read last.
+    """The sessions read last, with their events as callers get them.
 
     Args:
         decode: Makes the event of a record.
-        max_bytes: How much memory they may take, estimated from their JSON; 0 keeps none.
+        max_bytes: How much memory all of it may take, estimated; 0 keeps nothing.
+        shared: Whether decoded events are kept, for every reader.
         checked: Compares an event with what it was, whenever it is given out again.
+        keeps_json: Whether contents keep the JSON of events that were decoded: somebody reads it.
     """
 
-    def __init__(self, decode: Callable[[EventRecord], EventT], max_bytes: int, *, checked: bool) -> None:
+    def __init__(
+        self,
+        decode: Callable[[EventRecord], EventT],
+        max_bytes: int,
+        *,
+        shared: bool = True,
+        checked: bool = False,
+        keeps_json: bool = False,
+    ) -> None:
         self._decode = decode
+        self._shared = shared and max_bytes > 0
+        self._record: type[KeptRecord[EventT]] = _CheckedRecord if checked else KeptRecord
         self._checked = checked
-        self._kept: LRUCache[SessionKey, _Stretch[EventT]] = LRUCache(max_bytes, lambda kept: kept.size)
+        self._keeps_json = keeps_json
+        self._sessions: LRUCache[SessionKey, _Kept[EventT]] = LRUCache(
+            max_bytes, lambda kept: kept.undecoded + kept.decoded
+        )
         # The loops of one service may run in several threads.
         self._lock = Lock()
+
+    # --- contents, by tag ------------------------------------------------------------------------
+
+    def find(self, key: SessionKey) -> Content | None:
+        """Returns the content that was kept last; of decoded events it has the `KeptRecord`."""
+        with self._lock:
+            kept = self._sessions.get(key)
+        return kept.content if kept else None
+
+    def keep(self, key: SessionKey, content: Content, added: tuple[EventRecord, ...] | None = None) -> None:
+        """Keeps `content`, unless it takes too much of the room.
+
+        `added`: the events it has more than the content kept now, so that an append does not
+        measure the whole history.
+        """
+        with self._lock:
+            kept = self._sessions.get(key)
+            if kept is None or kept.content is None or added is None:
+                size = _SESSION + len(content.state) + _undecoded(content.events)
+            else:
+                size = kept.undecoded + _undecoded(added) + len(content.state) - len(kept.content.state)
+            if kept is None:
+                self._put(key, _Kept(content, size))
+            else:
+                self._put(key, _Kept(content, size, kept.records, kept.events, kept.decoded))
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        with self._lock:
+            self._sessions.clear()
+
+    # --- events ----------------------------------------------------------------------------------
 
     def of(self, key: SessionKey, records: tuple[EventRecord, ...]) -> list[EventT]:
         """Returns the events of `records`, in a new list.
@@ -77,56 +164,106 @@ class SharedEvents(Generic[EventT]):
         Raises:
             SharedEventChangedError: A caller changed one that it was given (only if `checked`).
         """
+        if not self._shared:
+            return list(map(self._decode, records))
         if not records:
             return []
         with self._lock:
-            kept = self._kept.get(key)
-        start, known = kept.overlap(records) if kept else (0, 0)
-        events: list[EventT] = []
-        if kept and known:
-            events = kept.events[start : start + known]
+            kept = self._sessions.get(key)
+        if kept is not None and cast("Any", kept.records) is records and not self._checked:
+            return kept.events.copy()
+        old: tuple[KeptRecord[EventT], ...] = kept.records if kept else ()
+        start = _position(old, records[0])
+        found: list[KeptRecord[EventT]] = []
+        decoded = 0
+        for number, record in enumerate(records, start):
+            if isinstance(record, KeptRecord):
+                one: KeptRecord[EventT] = record
+            elif number < len(old) and old[number].stands_for(record):
+                one = old[number]
+            else:
+                found.append(self._record(record, self._decode(record)))
+                decoded += _decoded(record.payload)
+                continue
             if self._checked:
-                _compare(key, records, events, kept.marks[start:])
-        if known < len(records):
-            added = list(map(self._decode, records[known:]))
-            events += added
-            self._keep(key, kept if known else None, start, records, known, added)
-        return events
+                _compare(key, one)
+            found.append(one)
+        if decoded:
+            self._extend(key, records, start, found, decoded)
+        return [one.event for one in found]
 
-    def _keep(
+    def _extend(
         self,
         key: SessionKey,
-        kept: _Stretch[EventT] | None,
-        start: int,
         records: tuple[EventRecord, ...],
-        known: int,
-        added: list[EventT],
+        start: int,
+        found: list[KeptRecord[EventT]],
+        decoded: int,
     ) -> None:
-        size = sum(len(record.payload) for record in records[known:]) * 2 + _OBJECTS * len(added)
-        marks = [event.model_dump_json() for event in added] if self._checked else []
-        if kept is None:
-            stretch = _Stretch(records, added.copy(), marks, size)
-        else:
-            stretch = _Stretch(
-                kept.records[:start] + records,
-                kept.events[: start + known] + added,
-                kept.marks[: start + known] + marks,
-                kept.size + size,
-            )
+        """Keeps what was `found` for `records`, `decoded` bytes of it new."""
+        part = tuple(found)
         with self._lock:
-            # One session alone must not drive out all others.
-            if stretch.size * 8 > self._kept.maxsize:
-                self._kept.pop(key, None)
-            else:
-                self._kept[key] = stretch
+            kept = self._sessions.get(key) or _Kept[EventT](None, _SESSION)
+            content, undecoded = kept.content, kept.undecoded
+            whole = kept.records[:start] + part
+            if content is not None and not self._keeps_json:
+                at = len(content.events) - len(records)
+                if at >= 0 and content.events[at] is records[0] and content.events[-1] is records[-1]:
+                    # In all but their JSON these are records.
+                    events = content.events[:at] + cast("tuple[EventRecord, ...]", part)
+                    content = replace(content, events=events)
+                    undecoded = _SESSION + len(content.state) + _undecoded(events[:at])
+                    # One tuple for both, so that the next reader's is recognised at once.
+                    whole = whole if at else part
+            if kept.records:
+                # Of what is not new no more is known than what all of it took.
+                old = min(len(whole) - 1, len(kept.records))
+                decoded += kept.decoded * old // len(kept.records)
+            self._put(key, _Kept(content, undecoded, whole, [one.event for one in whole], decoded))
+
+    def _put(self, key: SessionKey, kept: _Kept[EventT]) -> None:
+        if (kept.undecoded + kept.decoded) * _SHARE > self._sessions.maxsize:
+            self._sessions.pop(key, None)
+        else:
+            self._sessions[key] = kept
 
 
-def _compare(
-    key: SessionKey, records: tuple[EventRecord, ...], events: list[EventT], marks: list[str]
-) -> None:
-    for record, event, mark in zip(records, events, marks, strict=False):
-        if event.model_dump_json() != mark:
-            raise SharedEventChangedError(
-                f"Event {record.id} of session {key.session_id} was changed by a caller who had read it. "
-                'Change a copy of it (event.model_copy(deep=True)), or set shared_events="off"'
-            )
+def _position(kept: Sequence[KeptRecord[Any]], record: EventRecord) -> int:
+    """Returns where a record is among those kept, 0 if it is not."""
+    if not kept or kept[0].id == record.id:
+        return 0
+    start = len(kept) - 1
+    while start and (kept[start].seq != record.seq or kept[start].id != record.id):
+        start -= 1
+    return start
+
+
+def _compare(key: SessionKey, kept: KeptRecord[Any]) -> None:
+    if isinstance(kept, _CheckedRecord) and kept.event.model_dump_json() != kept.mark:
+        raise SharedEventChangedError(
+            f"Event {kept.id} of session {key.session_id} was changed by a caller who had read it. "
+            'Change a copy of it (event.model_copy(deep=True)), or set shared_events="off"'
+        )
+
+
+# --- how much memory it is ---------------------------------------------------------------------
+
+
+def _undecoded(records: Sequence[EventRecord]) -> int:
+    """Returns roughly how many bytes those take that were not decoded."""
+    return sum(len(record.payload) + _RECORD for record in records if not isinstance(record, KeptRecord))
+
+
+def _decoded(payload: bytes) -> int:
+    """Returns roughly how many bytes the event of this JSON takes, with its record.
+
+    Measured on events of google-adk, to a fifth; prose with many commas and few keys takes less. Keys
+    and short texts are shared; in a text, one character beyond Latin-1, or beyond the basic plane,
+    makes every character two bytes long, or four.
+    """
+    length, width = len(payload), 1
+    if not payload.isascii():
+        text = payload.decode(errors="replace")
+        length = len(text)
+        width = round(getsizeof(text) / length)
+    return 920 + 120 * payload.count(b"{") + 33 * payload.count(b",") + width * max(length - 300, 0)

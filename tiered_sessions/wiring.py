@@ -16,6 +16,7 @@ from .cache.base import CacheLimits, SessionCache
 from .config import TieredConfig
 from .errors import ConfigurationError
 from .metrics import Metrics
+from .shared_events import SharedEvents
 from .tier.tier import SessionTier
 from .urls import normalise_cache_url, normalise_database_url, redact
 
@@ -26,6 +27,18 @@ logger = logging.getLogger("tiered_sessions")
 
 DEFAULT_DATABASE: Final = "sqlite+aiosqlite:///./tiered_sessions.db"
 _DATABASES: Final = ("TIERED_SESSIONS_DB_URL", "DATABASE_URL")
+
+_forks = 0
+"""How many forks lie between the first process and this one."""
+
+
+def _forked() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 # What a forked child inherited is kept and never touched: closing a connection there would end the
 # parent's TLS session, or drop the parent's locks on a SQLite file.
@@ -51,6 +64,7 @@ class Wiring:
         metrics: Receives the counters.
         create_tables: Whether missing tables are made.
         engine_options: For `create_async_engine`.
+        kept: What was read last, of all event loops.
 
     Raises:
         ConfigurationError: Something among these cannot be used.
@@ -65,6 +79,7 @@ class Wiring:
         metrics: Metrics | None,
         create_tables: bool,
         engine_options: dict[str, Any],
+        kept: SharedEvents[Any],
     ) -> None:
         if db_url is not None and db_engine is not None:
             raise ConfigurationError("Give db_url or db_engine, not both")
@@ -73,6 +88,7 @@ class Wiring:
             raise ConfigurationError(f"{names}: set on the engine itself when db_engine is given")
         self._config = config
         self._metrics = metrics
+        self._kept = kept
         self._create_tables = create_tables
         self._options = engine_options
         self._given_engine = db_engine
@@ -80,7 +96,7 @@ class Wiring:
         self._cache = _read_cache(cache)
         self._bound = self._what_is_bound()
         self._owner: Callable[[], asyncio.AbstractEventLoop | None] | None = None
-        self._pid = os.getpid()
+        self._forks = _forks
         self._lock = threading.Lock()
         self._wired: list[_Wired] = []
         # Built at once, so that a missing driver is an error of the constructor.
@@ -152,7 +168,7 @@ class Wiring:
             await found.tier.flush()
 
     def _of(self, loop: asyncio.AbstractEventLoop) -> _Wired:
-        if self._pid == os.getpid():
+        if self._forks == _forks:
             found = self._find(loop)
             if found is not None:
                 return found
@@ -166,7 +182,10 @@ class Wiring:
             return wired
 
     def _find(self, loop: asyncio.AbstractEventLoop) -> _Wired | None:
-        return next((wired for wired in self._wired if wired.loop() is loop), None)
+        for wired in self._wired:
+            if wired.loop() is loop:
+                return wired
+        return None
 
     def _claim(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._bound is None:
@@ -179,9 +198,9 @@ class Wiring:
         self._owner = weakref.ref(loop)
 
     def _leave_the_parents(self) -> None:
-        if self._pid == os.getpid():
+        if self._forks == _forks:
             return
-        self._pid = os.getpid()
+        self._forks = _forks
         if self._wired:
             _inherited.extend(self._wired)
             self._wired = []
@@ -200,7 +219,12 @@ class Wiring:
         )
         cache = self._build_cache()
         tier = SessionTier(
-            store, cache, self._config, self._metrics, owns_cache=cache is not self._cache
+            store,
+            cache,
+            self._config,
+            self._metrics,
+            owns_cache=cache is not self._cache,
+            kept=self._kept,
         )
         return _Wired(weakref.ref(loop), engine, tier)
 

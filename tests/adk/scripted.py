@@ -47,9 +47,7 @@ def message(text: str) -> types.Content:
 
 def answer(to: types.FunctionCall, **response: Any) -> types.Content:
     """Returns what a user's system answers to a long-running call."""
-    part = types.Part(
-        function_response=types.FunctionResponse(id=to.id, name=to.name, response=response)
-    )
+    part = types.Part(function_response=types.FunctionResponse(id=to.id, name=to.name, response=response))
     return types.Content(role="user", parts=[part])
 
 

@@ -420,7 +420,12 @@ async def test_adk_run_plays_the_example_on_a_tiered_uri(
     cache = "none" if store == "sqlite" else quote(str(request.getfixturevalue("redis_url")), safe="")
     uri = f"tiered+{database}?cache={cache}"
     told = adk(
-        "run", tmp_path / "adk_chat", "--replay", EXAMPLE / "replay.json", "--session_service_uri", uri,
+        "run",
+        tmp_path / "adk_chat",
+        "--replay",
+        EXAMPLE / "replay.json",
+        "--session_service_uri",
+        uri,
         cwd=tmp_path,
     )
     assert "[librarian]: We own 2 of Dune." in told

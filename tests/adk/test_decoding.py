@@ -12,10 +12,15 @@ from google.adk.events.event import Event
 from tests.unit.documents import documents
 from tiered_sessions import adk
 from tiered_sessions.codec import dumps, loads
-from tiered_sessions.decoding import _same
+from tiered_sessions.decoding import Decoder, _same
+
+DECODERS = [adk._decode_shared, adk._decode_own]
 
 
-def test_events_of_every_field_equal_validated_ones(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("decode", DECODERS, ids=["shared", "own"])
+def test_events_of_every_field_equal_validated_ones(
+    decode: Decoder[Event], caplog: pytest.LogCaptureFixture
+) -> None:
     """Each field of Event and of all that is in it, generated; twice, so that plans are used."""
     caplog.set_level(logging.ERROR)
     seen: set[str] = set()
@@ -30,13 +35,14 @@ def test_events_of_every_field_equal_validated_ones(caplog: pytest.LogCaptureFix
             except ValueError:
                 continue
             for _ in range(2):
-                assert _same(adk._decode(loads(stored)), Event.model_validate(loads(stored))), stored
+                assert _same(decode(loads(stored)), Event.model_validate(loads(stored))), stored
     assert seen == set(Event.model_fields)
-    plans = [plan for node in adk._decode._nodes.values() for plan in node._plans.values()]
+    plans = [plan for node in decode._nodes.values() for plan in node._plans.values()]
     assert sum(plan is not None for plan in plans) > len(plans) / 2
 
 
-def test_usual_events_are_planned() -> None:
+@pytest.mark.parametrize("decode", DECODERS, ids=["shared", "own"])
+def test_usual_events_are_planned(decode: Decoder[Event]) -> None:
     """What nearly every event is made of is not left to validation."""
     stored = {
         "content": {"parts": [{"text": "a"}], "role": "model"},
@@ -52,7 +58,7 @@ def test_usual_events_are_planned() -> None:
         "timestamp": 1.5,
     }
     for _ in range(2):
-        adk._decode(loads(dumps(stored)))
-    nodes = {model.__name__: node for model, node in adk._decode._nodes.items()}
+        decode(loads(dumps(stored)))
+    nodes = {model.__name__: node for model, node in decode._nodes.items()}
     for name in ("Event", "Content", "Part", "EventActions"):
         assert any(nodes[name]._plans.values()), name

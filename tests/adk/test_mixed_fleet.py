@@ -86,9 +86,7 @@ class Fleet:
 
     def event(self, id_: str, **delta: Any) -> Any:
         delta = {key.replace("__", ":"): value for key, value in delta.items()}
-        return self._binding.event(
-            id=id_, invocation_id="i", author="agent", actions={"state_delta": delta}
-        )
+        return self._binding.event(id=id_, invocation_id="i", author="agent", actions={"state_delta": delta})
 
     async def stock(self, operation: str, **arguments: Any) -> Any:
         """Has the stock process do something, while ours goes on."""

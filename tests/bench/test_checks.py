@@ -23,7 +23,8 @@ from bench.events import (
 )
 from bench.plan import MODES, Choice
 from bench.records import Cell, Family, Group, Limits, Measurement, Task
-from bench.results import Results, together
+from bench.report import lines
+from bench.results import Results, joined, together
 from bench.subjects.catalogue import OURS, REFERENCE, available
 from bench.targets import TARGETS, Target
 from bench.timing import Operation, Stopwatch, percentile
@@ -218,13 +219,27 @@ def test_verdicts(ours: float | None, verdict: str) -> None:
     if ours is not None:
         results.add(cell, OURS, _measured(100 * ours))
     (target,) = (one for one in TARGETS if one.cell == cell.name)
-    assert target.verdict(results) == verdict
+    assert target.verdict([results]) == verdict
     assert Results.from_json(results.to_json()) == results
+
+
+def test_several_runs_are_reported_by_their_medians() -> None:
+    runs = []
+    for reference, ours in ((100, 600), (50, 500), (200, 1400)):
+        results = Results({}, memory={OURS: {"process_bytes": ours, "redis_bytes": 1, "json_bytes": 1}})
+        results.add(Cell("postgresql", "append", 1), REFERENCE, _measured(reference))
+        results.add(Cell("postgresql", "append", 1), OURS, _measured(ours))
+        runs.append(results)
+    (line,) = (line for line in lines(runs) if line.cells[:2] == ("append", "c1"))
+    assert line.cells[5] == "7x (6 - 10)"
+    assert line.verdict == "floor"
+    assert joined(runs).memory[OURS]["process_bytes"] == 600
+    assert len(joined(runs).cells["postgresql/append/c1"][OURS]) == 3
 
 
 def test_less_may_be_better() -> None:
     target = Target("tail", "", lambda _: 3.0, 4, 2, most=True)
-    assert target.verdict(Results({})) == "floor"
+    assert target.verdict([Results({})]) == "floor"
 
 
 def test_every_target_has_its_cell_in_the_long_form() -> None:

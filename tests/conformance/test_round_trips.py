@@ -155,9 +155,17 @@ async def test_round_trips(wires: Wires) -> None:
         await get("cold")
         await service.flush()
 
+    with wires.counting() as rows["create"]:
+        await service.create_session(app, "u", session_id="gone")
+    await service.delete_session(app, "u", "cold")
+    await service.flush()
+    with wires.counting("drop") as rows["delete"]:
+        await service.delete_session(app, "u", "gone")
+        await service.flush()
+
     await service.list_sessions(app, "u")
     with wires.counting() as rows["list"]:
-        assert len((await service.list_sessions(app, "u")).sessions) == 3
+        assert len((await service.list_sessions(app, "u")).sessions) == 2
 
     print(f"\n{'call':<34}{'SQL':>12}{'cache':>12}{'background':>12}{'upkeep':>12}")
     print("\n".join(cost.row(name) for name, cost in rows.items()))
@@ -171,6 +179,7 @@ async def test_round_trips(wires: Wires) -> None:
         intents = 3 if "user:" in name else 1
         assert [named(c) for flight in rows[name].cache for c in flight.commands] == ["intent"] * intents
         assert 1 <= len(rows[name].background) <= intents
-    for name in ("get, cold", "list"):
+    for name in ("get, cold", "list", "create", "delete"):
         assert [len(flight.commands) for flight in rows[name].sql] == [1]
-    assert len(rows["list"].cache) == 0
+    assert len(rows["list"].cache) == len(rows["create"].cache) == 0
+    assert [named(c) for flight in rows["delete"].cache for c in flight.commands] == ["intent"]

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 
 from redis.exceptions import NoScriptError
 
-from tiered_sessions.cache.connections import Answers, Command, Connections
+from tiered_sessions.cache.connections import Answers, Connections
 from tiered_sessions.cache.redis import RedisSessionCache
+from tiered_sessions.cache.resp import Packed
 from tiered_sessions.testing.clocks import START
 from tiered_sessions.testing.clocks import ManualClock as Clock
 
@@ -50,18 +51,18 @@ class VirtualTime:
         self.inner = inner
         self.clock = clock
 
-    def groups(self, names: Sequence[str]) -> list[list[str]]:
+    def groups(self, names: Sequence[str]) -> Sequence[Sequence[str]]:
         return self.inner.groups(names)
 
-    async def fly(self, name: str, commands: Sequence[Command]) -> Answers:
+    async def fly(self, name: str, commands: Packed) -> Answers:
         if commands[0][0] == "EVALSHA":
             return Answers("", [NoScriptError("as if flushed")])
         prelude = VIRTUAL % self.clock.now
         if commands[0][0] == "EVAL":
             (_, text, *rest) = commands[0]
-            return await self.inner.fly(name, [("EVAL", f"{prelude}\n{text}", *rest)])
+            return await self.inner.fly(name, Packed([("EVAL", f"{prelude}\n{text}", *rest)]))
         for command in commands[1:]:
-            await self.inner.fly(name, [("EVAL", prelude, 1, str(command[1]))])
+            await self.inner.fly(name, Packed([("EVAL", prelude, 1, str(command[1]))]))
         answers = await self.inner.fly(name, commands)
         answers.replies[0] = [self.clock.now // 1000, self.clock.now % 1000 * 1000]
         return answers

@@ -19,6 +19,7 @@ from tests.conformance.store_backends import (
     created,
     delete,
     event,
+    loaded,
     new_key,
     open_store,
 )
@@ -163,8 +164,16 @@ async def test_frequent_operations_are_one_statement_and_one_round_trip(postgres
             tag = done.tag
             for read in reads_of(store, key):
                 await read()
+            await created(store, key._replace(session_id=f"w{n}"))
+            await delete(store, key._replace(session_id=f"w{n}"))
         write = Append(key, tag, START, (event("e"),))
-        for work in (lambda: append(store, write), *reads_of(store, key)):
+        other = key._replace(session_id="other")
+        writes = (
+            lambda: append(store, write),
+            lambda: created(store, other),
+            lambda: delete(store, other),
+        )
+        for work in (*writes, *reads_of(store, key)):
             with relay.recording() as flights:
                 await work()
             assert len(flights) == 1, flights
@@ -172,7 +181,7 @@ async def test_frequent_operations_are_one_statement_and_one_round_trip(postgres
             assert relay.upkeep() == []
 
 
-async def test_an_append_on_mariadb_is_one_statement(mysql_url: str) -> None:
+async def test_a_write_on_mariadb_is_one_statement(mysql_url: str) -> None:
     async with Relay(mysql_url) as relay, open_store(relay.url, "mariadb", pool_size=1) as store:
         key = new_key()
         tag = (await created(store, key)).session.tag
@@ -180,6 +189,16 @@ async def test_an_append_on_mariadb_is_one_statement(mysql_url: str) -> None:
             done = await append(store, Append(key, tag, START, (event("e"),)))
         assert isinstance(done, Committed)
         assert len(flights) == 1, flights
+        for other in (key._replace(session_id="other"), new_key()):
+            # The second makes the rows of its app and user, too.
+            with relay.recording() as flights:
+                made = await created(store, other)
+            assert len(flights) == 1, flights
+            assert await loaded(store, other) == made
+            with relay.recording() as flights:
+                assert await delete(store, other) is True
+            assert len(flights) == 1, flights
+            assert await delete(store, other) is False
         # An event of another program takes no second look.
         strange = (
             "INSERT INTO events (id, app_name, user_id, session_id, invocation_id, timestamp, event_data) "
@@ -211,7 +230,7 @@ async def test_connections_that_died_in_the_pool_cost_nothing(postgresql: str, a
         async def noticed() -> bool:
             # The farewell may still be on its way to us.
             async with store._dialect.engine.connect() as connection:
-                return not await store._dialect.alive(connection)
+                return not store._dialect.alive((await connection.get_raw_connection()).driver_connection)
 
         await until(noticed)
         done = await append(store, Append(key, made.session.tag, START, (event("e"),)))

@@ -20,6 +20,7 @@ from tests.histories.faults_common import (
     require,
     until,
 )
+from tiered_sessions.cli.cache import opened_store
 
 if TYPE_CHECKING:
     from tests.histories.fleet import Fleet
@@ -171,6 +172,23 @@ class ScriptsFlushed(Flushed):
     name = "redis SCRIPT FLUSH"
     staleness = NEVER
     command = ("SCRIPT", "FLUSH")
+
+
+class NamespaceChanged(Injection):
+    """`tiered-sessions cache reset` while the servers run: one after the other hears of it."""
+
+    name = "cache namespace changed"
+    # What a server still reads under the old one, the others mask under the new one.
+    staleness = 6.0
+
+    @contextlib.asynccontextmanager
+    async def inject(self, fleet: Fleet) -> AsyncIterator[None]:
+        async with opened_store(fleet.database_url) as store:
+            namespace = await store.reset_namespace()
+        await until(
+            fleet, lambda: fleet.admin("KEYS", f"*:{namespace}:*:s:*"), "entries of the new one are in use"
+        )
+        yield
 
 
 class Full(Injection):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tests.histories.faults_common import (
     APPEND,
@@ -22,7 +22,7 @@ from tests.histories.faults_common import (
     until,
 )
 from tests.histories.faults_sql import transaction, waiting
-from tests.histories.server import CLOCK_SHIFT
+from tests.histories.server import CLOCK_SHIFT, FORMAT
 
 if TYPE_CHECKING:
     from tests.histories.fleet import Fleet
@@ -149,6 +149,35 @@ class WrongClocks(Injection):
                 if server.alive:
                     await server.kill()
                 await server.start()
+
+
+class RollingUpgrade(Injection):
+    """Servers restart one by one with a release that keeps its entries in another format.
+
+    Neither release masks, nor drops, what the other has cached.
+    """
+
+    hides_cache = False
+    name = "rolling upgrade with two cache formats"
+    config: dict[str, Any] = {"max_staleness": 2.0}  # noqa: RUF012 - part of the protocol of faults
+    staleness = config["max_staleness"]
+
+    def __init__(self) -> None:
+        self._release = 1
+
+    @contextlib.asynccontextmanager
+    async def inject(self, fleet: Fleet) -> AsyncIterator[None]:
+        self._release += 1
+        release = f"ts{self._release}"
+        for server in fleet.servers:
+            server.environment = {FORMAT: release}
+            await server.close()
+            await server.start()
+            await until(
+                fleet, lambda: fleet.admin("KEYS", f"{release}:*:s:*"), "entries of the new format are in use"
+            )
+            await fleet.progress(DURING)
+        yield
 
 
 def steps() -> list[Killed]:

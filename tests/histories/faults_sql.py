@@ -27,7 +27,7 @@ from tests.histories.faults_common import (
     require,
     until,
 )
-from tiered_sessions.store.schema import NAMESPACE_KEY
+from tiered_sessions.cli.cache import opened_store
 
 if TYPE_CHECKING:
     from tests.histories.fleet import Fleet
@@ -323,9 +323,8 @@ class LostCommits(OwnDatabaseFault):
         require(await fleet.sql("SELECT to_regclass('fault_lost')") == [(None,)], "commits were lost")
         if self._reset:
             # What `tiered-sessions cache reset` does.
-            await fleet.sql(
-                f"UPDATE adk_internal_metadata SET value = md5(random()::text) WHERE key = '{NAMESPACE_KEY}'"
-            )
+            async with opened_store(fleet.database_url) as store:
+                await store.reset_namespace()
         yield
 
     async def _while_down(self, fleet: Fleet, work: Callable[[], None]) -> None:

@@ -9,7 +9,7 @@ import struct
 import subprocess
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,12 +89,16 @@ async def told(server: OwnServer, *command: object) -> Any:
     return await asyncio.to_thread(call, server, *command)
 
 
-async def promptly(reached: Any, what: str) -> None:
-    """Asks again and again; only for what servers do among themselves, in well below a second."""
+async def promptly(asked: Any, what: str) -> Any:
+    """Asks again and again until there is an answer, and returns it.
+
+    Only for what servers do among themselves, in well below a second.
+    """
     deadline = time.monotonic() + PATIENCE
-    while not await reached():
+    while not (answer := await asked()):
         require(time.monotonic() < deadline, what)
         await asyncio.sleep(0.02)
+    return answer
 
 
 # --- sentinel ----------------------------------------------------------------------------------
@@ -140,8 +144,9 @@ class FailedOver(Injection):
     @contextlib.asynccontextmanager
     async def inject(self, fleet: Fleet) -> AsyncIterator[None]:
         sentinel, nodes = fleet.cache.sentinel, fleet.cache.nodes
-        old, new = sorted(nodes, key=lambda node: call(node, "ROLE")[0] != "master")
-        await promptly(lambda: self._in_step(sentinel, new), "the replica is in step and known as healthy")
+        old, new = await promptly(
+            lambda: self._parts(sentinel, nodes), "a replica is in step and known as healthy"
+        )
         new.pause()
         try:
             # What is written from here on the replica never hears of, not even from a socket's buffer.
@@ -160,6 +165,18 @@ class FailedOver(Injection):
         yield
         await asyncio.to_thread(old.restart)
         await told(old, "REPLICAOF", "127.0.0.1", new.port)
+
+    async def _parts(
+        self, sentinel: OwnServer, nodes: Sequence[OwnServer]
+    ) -> tuple[OwnServer, OwnServer] | None:
+        """Returns master and replica once they are in step.
+
+        Asked anew each time: on a busy machine the Sentinel may have changed the parts by itself.
+        """
+        for old, new in (nodes, nodes[::-1]):
+            if await self._leads(sentinel, old) and await self._in_step(sentinel, new):
+                return old, new
+        return None
 
     async def _in_step(self, sentinel: OwnServer, replica: OwnServer) -> bool:
         replication = await told(replica, "INFO", "replication")

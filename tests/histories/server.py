@@ -26,6 +26,8 @@ LINE = 64 * 1024 * 1024
 STOP_SECONDS = 30.0
 # Seconds that the process's wall clock is wrong.
 CLOCK_SHIFT = "TIERED_TEST_CLOCK_SHIFT"
+# Another format of the cache's keys and values than the product's.
+FORMAT = "TIERED_TEST_FORMAT"
 
 
 class Server:
@@ -163,5 +165,7 @@ def shift_clock(seconds: float) -> None:
 if __name__ == "__main__":
     shift_clock(float(os.environ.get(CLOCK_SHIFT, "0")))
     from tests.histories.workload import serve
+    from tiered_sessions.cache import keys
 
+    keys.FORMAT = os.environ.get(FORMAT, keys.FORMAT)
     asyncio.run(serve(json.loads(sys.argv[1])))

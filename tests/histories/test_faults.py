@@ -36,6 +36,7 @@ from tests.histories.fleet import Fleet
 from tests.histories.server import Server
 from tests.processes import OwnServer
 from tests.relay import Relay
+from tiered_sessions.store.store import SqlSessionStore
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
@@ -82,7 +83,7 @@ def without(words: str) -> Callable[..., Awaitable[Any]]:
     return deaf
 
 
-async def start_with_the_right_clock(server: Server) -> None:
+async def start_without_its_environment(server: Server) -> None:
     """Starts it without the environment it should have."""
     server.environment = {}
     await START(server)
@@ -119,7 +120,9 @@ SABOTAGE: list[tuple[Injection, Any, str, Any]] = [
     (faults_process.steps()[1], Relay, "hold_replies", nothing),
     (faults_process.steps()[3], faults_process, "transaction", no_transaction),
     (faults_process.steps()[5], Server, "kill", nothing_async),
-    (faults_process.WrongClocks(), Server, "start", start_with_the_right_clock),
+    (faults_process.WrongClocks(), Server, "start", start_without_its_environment),
+    (faults_process.RollingUpgrade(), Server, "start", start_without_its_environment),
+    (faults_cache.NamespaceChanged(), SqlSessionStore, "reset_namespace", nothing_async),
     (faults_sql.RowsLocked(), faults_sql, "transaction", no_transaction),
     (faults_sql.Slow(), Relay, "_pass", nothing_async),
     (faults_sql.Stalled(), Relay, "hold_requests", nothing),

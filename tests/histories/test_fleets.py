@@ -16,6 +16,7 @@ from tests.histories.fleet import Fleet
 from tests.histories.history import load
 from tests.histories.holding import SECONDS, hold
 from tests.histories.matrix import as_json, chosen
+from tests.histories.report import markdown
 from tests.histories.runs import NoFault, run
 from tests.histories.soak import Storm
 
@@ -153,6 +154,41 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert row["operations"]["append"] > 0
     assert {path.name for path in kept.iterdir()} == {"no-fault.jsonl", "no-fault.elle.json"}
     assert json.loads((kept / "no-fault.elle.json").read_bytes())[0][":type"] == ":invoke"
+    report = subprocess.run(
+        [sys.executable, "-m", "tests.histories.report", str(figures)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    head, rule, shown = report.stdout.splitlines()
+    assert head.count("|") == rule.count("|") == shown.count("|")
+    assert shown.startswith("| no fault | ")
+    assert shown.endswith(" | none | 0 | 0 | 0 / 0 / 0 |")
+
+
+def test_the_table_says_what_was_found() -> None:
+    row = {
+        "fault": "redis FLUSHALL",
+        "made": 3,
+        "allowed_staleness": 2.0,
+        "allowed_cut_off": 3.0,
+        "loses_commits": False,
+        "operations": {"get": 1200, "append": 34},
+        "hits": 0.5,
+        "outbox": 0,
+        "staleness_ms": {
+            "app state": {"reads": 2, "p50": 4.4, "max": 9.6},
+            "append": {"reads": 1, "p50": 7.0, "max": 7.0},
+        },
+        "errors": {"StoreUnavailableError": 2},
+        "anomalies": {"lost": 1, "torn": 1},
+    }
+    assert markdown([row]).splitlines()[2] == (
+        "| redis FLUSHALL **(torn)** | 3 | 1,234 | 50% | 0 | append 1 (7 / 7), app state 2 (4 / 10) | 2 "
+        "| 2 StoreUnavailableError | 1 / 0 / 0 |"
+    )
+    drained = markdown([{**row, "outbox": 5, "loses_commits": True}])
+    assert " | not judged | 3 | 2 StoreUnavailableError | not judged |" in drained
 
 
 @pytest.mark.timeout(300)

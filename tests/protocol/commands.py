@@ -69,10 +69,10 @@ def answer(question: Any, actor: Actor) -> Any:
     match question:
         case steps.Began():
             return floors.began()
-        case steps.Judge(scope, tag):
-            return floors.judge(scope, tag)
-        case steps.Served(scope, tag):
-            return floors.served(scope, tag)
+        case steps.Judge(scopes, tags):
+            return floors.standings(scopes, tags)
+        case steps.Served(scopes, tags):
+            return floors.served(scopes, tags)
         case steps.Observed(scope, tag, began):
             return floors.observed(scope, tag, began)
         case steps.Wrote(scope, tag):

@@ -10,7 +10,7 @@ import asyncio
 import functools
 import sqlite3
 import tempfile
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -69,48 +69,30 @@ def rename_namespace(raw: sqlite3.Connection, name: str) -> None:
     raw.execute("UPDATE adk_internal_metadata SET value = ? WHERE key = ?", (name, NAMESPACE_KEY))
 
 
-class _Connection:
-    """A checked-out connection, and the driver below it."""
+class _Driver:
+    """A driver's connection, without its thread."""
 
-    def __init__(self, engine: InlineEngine) -> None:
-        self._engine = engine
-        self._open = True
-        self._conn = engine.raw
-        self.driver_connection = self
-        engine.checked_out += 1
-
-    def __await__(self) -> Generator[Any, None, _Connection]:
-        return self
-        yield
-
-    async def __aenter__(self) -> _Connection:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def get_raw_connection(self) -> _Connection:
-        return self
+    def __init__(self, raw: sqlite3.Connection) -> None:
+        self._conn = raw
 
     async def _execute(self, work: Callable[[], T]) -> T:
         return work()
 
-    def give_back(self, *_: object) -> None:
+
+class _Pooled:
+    """A connection as the pool lends it."""
+
+    def __init__(self, engine: InlineEngine) -> None:
+        self.driver_connection = _Driver(engine.raw)
+        self._engine = engine
+        self._open = True
+        engine.checked_out += 1
+
+    def close(self, *_: object) -> None:
         self._engine.checked_out -= self._open
         self._open = False
 
-    async def close(self) -> None:
-        self.give_back()
-
     invalidate = close
-
-
-class _Lent:
-    """A connection as the pool lends it, without SQLAlchemy's asyncio."""
-
-    def __init__(self, engine: InlineEngine) -> None:
-        self.driver_connection = _Connection(engine)
-        self.close = self.invalidate = self.driver_connection.give_back
 
 
 class InlineEngine:
@@ -122,12 +104,10 @@ class InlineEngine:
     def __init__(self, raw: sqlite3.Connection) -> None:
         self.raw = raw
         self.checked_out = 0
+        self.sync_engine = SimpleNamespace(pool=None, raw_connection=lambda: _Pooled(self))
 
-    def connect(self) -> _Connection:
-        return _Connection(self)
-
-    async def raw_connection(self) -> _Lent:
-        return _Lent(self)
+    async def raw_connection(self) -> _Pooled:
+        return _Pooled(self)
 
     async def dispose(self) -> None: ...
 

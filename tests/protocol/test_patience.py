@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from tiered_sessions.tier.patience import first_of, within
+from tiered_sessions.tier.patience import Patience, first_of
 
 
 async def _within(command: Awaitable[bytes], limit: float) -> bytes:
-    return await within(command, limit)
+    return await Patience().within(command, limit)
 
 
 async def _first_of(command: Any, limit: float) -> bytes:
@@ -71,7 +71,7 @@ async def test_a_reply_that_does_not_come_is_not_waited_for(wait: Callable[..., 
 
 
 async def test_a_caller_that_is_cancelled_is_cancelled() -> None:
-    task = asyncio.create_task(within(asyncio.Event().wait(), 60.0))
+    task = asyncio.create_task(Patience().within(asyncio.Event().wait(), 60.0))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -16,8 +16,7 @@ from tiered_sessions.cache.base import Miss
 from tiered_sessions.cache.redis import RedisSessionCache
 from tiered_sessions.config import TieredConfig
 from tiered_sessions.errors import StoreUnavailableError
-from tiered_sessions.records import Already, Append, Content, EventRecord, Tag
-from tiered_sessions.tier.decoded import DecodedSessions
+from tiered_sessions.records import Already, Append, Tag
 from tiered_sessions.tier.floors import Floors
 from tiered_sessions.tier.steps import Standing
 
@@ -37,9 +36,9 @@ class Counts:
 def test_a_slow_answer_does_not_undo_the_floor_of_a_delete() -> None:
     """I5, I6: served() after an own delete leaves "only SQL can say"."""
     floors = Floors(31.0, lambda: 0.0)
-    floors.served(KEY.session, TAG)
+    floors.served((KEY.session,), (TAG,))
     floors.wrote(KEY.session, None)
-    floors.served(KEY.session, TAG)
+    floors.served((KEY.session,), (TAG,))
     assert floors.judge(KEY.session, TAG) is Standing.DOUBT
 
 
@@ -59,7 +58,7 @@ def test_floors_that_made_room_mean_validate() -> None:
     """Section 5.3, floor: what was forgotten too early is checked, until it would have expired."""
     now = 0.0
     floors = Floors(31.0, lambda: now, limit=1)
-    floors.served(KEY.session, TAG)
+    floors.served((KEY.session,), (TAG,))
     floors.served(KEY.user, TAG)
     assert floors.judge(KEY.session, TAG) is Standing.DOUBT
     now = 32.0
@@ -169,9 +168,7 @@ def test_close_lets_a_started_write_end() -> None:
         found = store.sql.load(KEY)
         assert found is not None
         store.gate, store.asked = asyncio.Event(), asyncio.Event()
-        writing = asyncio.create_task(
-            sessions.append(Append(KEY, found.session.tag, 1, (event("a"),)))
-        )
+        writing = asyncio.create_task(sessions.append(Append(KEY, found.session.tag, 1, (event("a"),))))
         await store.asked.wait()
         closing = asyncio.create_task(sessions.close())
         await asyncio.sleep(1)
@@ -312,18 +309,6 @@ def test_a_changed_namespace_is_followed_by_validation() -> None:
         await late.close()
 
     run(main())
-
-
-def test_kept_sessions_are_measured_by_what_was_added() -> None:
-    """An append costs the same however long the history; the sum stays right."""
-    events = tuple(EventRecord(n, str(n), n, b"x" * 100) for n in range(10))
-    whole, grown = DecodedSessions(100_000), DecodedSessions(100_000)
-    content = Content(TAG, b"{}", events[:6])
-    grown.keep(KEY, content)
-    longer = replace(content, state=b'{"a": 1}', events=events)
-    grown.keep(KEY, longer, events[6:])
-    whole.keep(KEY, longer)
-    assert grown._contents[KEY] == whole._contents[KEY]
 
 
 async def _beyond_the_window() -> tuple[ToyStore, TroubledCache]:

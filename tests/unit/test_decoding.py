@@ -66,9 +66,10 @@ def cases() -> Iterator[tuple[type[BaseModel], dict[str, Any]]]:
             yield model, {"timestamp": 1.5, "id": "e", **document} if model is Event else document
 
 
-def test_plans_equal_validation() -> None:
+@pytest.mark.parametrize("shared", [True, False])
+def test_plans_equal_validation(shared: bool) -> None:
     """Objects of every field, one at a time and mixed, twice each: first seen and planned."""
-    decoders = {model: Decoder(model) for model in (Tree, Leaf, Event)}
+    decoders = {model: Decoder(model, shared=shared) for model in (Tree, Leaf, Event)}
     planned = 0
     for model, document in cases():
         for _ in range(2):

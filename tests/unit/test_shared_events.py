@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tiered_sessions.errors import SharedEventChangedError
 from tiered_sessions.models import Event
-from tiered_sessions.records import EventRecord, SessionKey
-from tiered_sessions.shared_events import SharedEvents
+from tiered_sessions.records import Content, EventRecord, SessionKey, Tag
+from tiered_sessions.shared_events import KeptRecord, SharedEvents
 
 KEY = SessionKey("app", "u", "s")
+TAG = Tag(1, 1, 1, 1)
 
 
 def record(seq: int, text: str = "") -> EventRecord:
     """Returns a record that is equal to every other of this number and text, and the same as none."""
     return EventRecord(seq, f"e{seq}", seq, f'{{"author":"{text}"}}'.encode())
+
+
+def decoded(found: EventRecord) -> Event:
+    return Event(id=found.id, timestamp=found.timestamp, author=found.payload.decode())
 
 
 def history(*numbers: int) -> tuple[EventRecord, ...]:
@@ -32,14 +39,16 @@ class Decoding:
 
     def _decode(self, found: EventRecord) -> Event:
         self.decoded.append(found.seq)
-        return Event(id=found.id, timestamp=found.timestamp, author=found.payload.decode())
+        return decoded(found)
 
     def of(self, records: tuple[EventRecord, ...], key: SessionKey = KEY) -> list[int]:
         """Reads, compares with a decoding of its own, and returns the numbers of what was decoded."""
         self.decoded.clear()
         events = self.shared.of(key, records)
         decoded = list(self.decoded)
-        assert events == [self._decode(one) for one in records]
+        assert [event.id for event in events] == [one.id for one in records]
+        for event, one in zip(events, records, strict=True):
+            assert isinstance(one, KeptRecord) or event == self._decode(one)
         events.clear()
         return decoded
 
@@ -60,7 +69,7 @@ def test_a_history_that_was_replaced_is_decoded() -> None:
     """R35: equal numbers and ids are not enough."""
     here = Decoding()
     here.of((record(1), record(2, "a"), record(3)))
-    assert here.of((record(1), record(2, "b"), record(3))) == [1, 2, 3]
+    assert here.of((record(1), record(2, "b"), record(3))) == [2]
     assert here.of((record(1), record(2, "b"), record(3))) == []
     assert here.of((record(2, "b"), record(3), record(4))) == [4]
 
@@ -75,9 +84,9 @@ def test_each_reader_has_a_list_of_its_own() -> None:
 
 
 def test_the_room_is_bounded_and_no_session_takes_all_of_it() -> None:
-    here = Decoding(max_bytes=100_000)
-    assert here.of(history(1, 2, 3)) == [1, 2, 3]
-    assert here.of(history(1, 2, 3)) == [1, 2, 3]
+    here = Decoding(max_bytes=50_000)
+    large = history(*range(1, 21))
+    assert here.of(large) == here.of(large) == list(range(1, 21))
     keys = [SessionKey("app", "u", str(number)) for number in range(30)]
     for key in keys:
         here.of(history(1, 2), key)
@@ -85,6 +94,62 @@ def test_the_room_is_bounded_and_no_session_takes_all_of_it() -> None:
     assert here.of(history(1, 2), keys[0]) == [1, 2]
     nothing = Decoding(max_bytes=0)
     assert nothing.of(history(1)) == nothing.of(history(1)) == [1]
+
+
+def test_a_content_is_found_with_its_events_decoded() -> None:
+    """What the tier keeps by tag and what callers get are the same objects, and the JSON is let go."""
+    here = Decoding()
+    content = Content(TAG, b"{}", history(*range(1, 51)))
+    here.shared.keep(KEY, content)
+    assert here.shared.find(KEY) is content
+    assert here.of(content.events[-20:]) == list(range(31, 51))
+    part = here.shared.find(KEY)
+    assert part is not None
+    assert [isinstance(one, KeptRecord) for one in part.events] == [False] * 30 + [True] * 20
+    assert [one[:3] for one in content.events] == [(one.seq, one.id, one.timestamp) for one in part.events]
+    assert here.of(part.events[-5:]) == []
+    assert here.of(part.events) == list(range(1, 31))
+    whole = here.shared.find(KEY)
+    assert whole is not None
+    assert all(isinstance(one, KeptRecord) for one in whole.events)
+    assert here.of(whole.events) == here.of(whole.events[7:20]) == []
+    longer = replace(whole, tag=TAG._replace(revision=2), events=whole.events + history(51, 52))
+    here.shared.keep(KEY, longer, longer.events[50:])
+    assert here.of(longer.events) == [51, 52]
+    # Read anew from elsewhere, the same bytes are the same events.
+    assert here.of(history(*range(40, 54))) == [53]
+
+
+def test_who_reads_the_json_finds_it() -> None:
+    shared = SharedEvents(decoded, 10_000_000, keeps_json=True)
+    content = Content(TAG, b"{}", history(1, 2, 3))
+    shared.keep(KEY, content)
+    first = shared.of(KEY, content.events)
+    assert shared.find(KEY) == content
+    again = shared.of(KEY, content.events)
+    assert all(one is other for one, other in zip(first, again, strict=True))
+
+
+def test_what_is_not_shared_is_kept_as_it_came() -> None:
+    shared = SharedEvents(decoded, 10_000_000, shared=False)
+    content = Content(TAG, b"{}", history(1, 2))
+    shared.keep(KEY, content)
+    assert shared.of(KEY, content.events)[0] is not shared.of(KEY, content.events)[0]
+    assert shared.find(KEY) is content
+    shared.clear()
+    assert shared.find(KEY) is None
+
+
+def test_kept_sessions_are_measured_by_what_was_added() -> None:
+    """An append costs the same however long the history; the sum stays right."""
+    events = tuple(EventRecord(n, str(n), n, b"x" * 100) for n in range(10))
+    whole, grown = SharedEvents(decoded, 100_000), SharedEvents(decoded, 100_000)
+    grown.keep(KEY, Content(TAG, b"{}", events[:6]))
+    longer = Content(TAG, b'{"a": 1}', events)
+    grown.keep(KEY, longer, events[6:])
+    whole.keep(KEY, longer)
+    assert grown._sessions.currsize == whole._sessions.currsize
+    assert grown.find(KEY) == whole.find(KEY)
 
 
 def test_a_changed_event_is_found() -> None:

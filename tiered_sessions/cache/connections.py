@@ -22,13 +22,12 @@ from ..errors import ConfigurationError
 from .line import Line
 from .loan import Loan
 from .queue import AGAIN, FAULTS, Answers, CallQueue, Taker
-from .resp import Command
+from .resp import Command, Packed
 
 __all__ = [
     "AGAIN",
     "FAULTS",
     "Answers",
-    "Bulk",
     "ClusterConnections",
     "Command",
     "Connections",
@@ -40,28 +39,22 @@ QueueMaker = Callable[[Callable[[], None]], CallQueue]
 """Makes the calls of one connection, given what to do when its server is found demoted."""
 
 
-class Bulk(list[Command]):
-    """Commands that carry whole entries: what is small need not wait behind their bytes."""
-
-
 class Connections(Protocol):
     """A way to the server, or servers, of one cache."""
 
-    def groups(self, names: Sequence[str]) -> list[list[str]]:
+    def groups(self, names: Sequence[str]) -> Sequence[Sequence[str]]:
         """Returns the keys `names` by the server that holds them."""
         ...
 
-    async def fly(self, name: str, commands: Sequence[Command]) -> Answers:
-        """Sends `commands` in one packet to the server that holds the key `name`.
+    def fly(self, name: str, commands: Packed) -> Awaitable[Answers]:
+        """Sends `commands` in one packet to the server that holds the key `name`, and awaits the replies.
 
         Raises:
             RedisError, RedisClusterException, OSError: The outcome is unknown.
         """
         ...
 
-    def post(
-        self, name: str, future: asyncio.Future[Any], commands: Sequence[Command], taker: Taker
-    ) -> bool:
+    def post(self, name: str, future: asyncio.Future[Any], commands: Packed, taker: Taker) -> bool:
         """Sends `commands` soon, and what `taker` makes of the replies to `future`.
 
         False: that needs to be waited for, and nothing was done.
@@ -87,15 +80,15 @@ class Server:
         self._small = make(self._demoted)
         self._bulk = make(self._demoted) if connections > 1 else self._small
 
-    async def fly(self, commands: Sequence[Command]) -> Answers:
-        """Sends `commands` and returns the replies."""
-        if not isinstance(commands, Bulk):
-            return await self._small.fly(commands)
+    def fly(self, commands: Packed) -> Awaitable[Answers]:
+        """Sends `commands` and awaits the replies."""
+        if not commands.bulk:
+            return self._small.fly(commands)
         # They may read what was posted before them.
         self._small.hurry()
-        return await self._bulk.fly(commands)
+        return self._bulk.fly(commands)
 
-    def post(self, future: asyncio.Future[Any], commands: Sequence[Command], taker: Taker) -> None:
+    def post(self, future: asyncio.Future[Any], commands: Packed, taker: Taker) -> None:
         """Sends small `commands` soon, and what `taker` makes of the replies to `future`."""
         self._small.post(future, commands, taker)
 
@@ -125,15 +118,13 @@ class PoolConnections:
         self._server = Server(make, connections)
         self._closers = closers
 
-    def groups(self, names: Sequence[str]) -> list[list[str]]:
-        return [list(names)]
+    def groups(self, names: Sequence[str]) -> Sequence[Sequence[str]]:
+        return (names,)
 
-    async def fly(self, name: str, commands: Sequence[Command]) -> Answers:
-        return await self._server.fly(commands)
+    def fly(self, name: str, commands: Packed) -> Awaitable[Answers]:
+        return self._server.fly(commands)
 
-    def post(
-        self, name: str, future: asyncio.Future[Any], commands: Sequence[Command], taker: Taker
-    ) -> bool:
+    def post(self, name: str, future: asyncio.Future[Any], commands: Packed, taker: Taker) -> bool:
         self._server.post(future, commands, taker)
         return True
 
@@ -157,14 +148,14 @@ class ClusterConnections:
         self._servers: dict[str, Server] = {}
         self._refreshing: asyncio.Task[None] | None = None
 
-    def groups(self, names: Sequence[str]) -> list[list[str]]:
+    def groups(self, names: Sequence[str]) -> Sequence[Sequence[str]]:
         groups: dict[int, list[str]] = {}
         for name in names:
             # By slot, not by node: a slot that moves is redirected alone.
             groups.setdefault(self._client.keyslot(name), []).append(name)
-        return list(groups.values())
+        return tuple(groups.values())
 
-    async def fly(self, name: str, commands: Sequence[Command]) -> Answers:
+    async def fly(self, name: str, commands: Packed) -> Answers:
         try:
             await self._client.initialize()
             answers = await self._holder(name).fly(commands)
@@ -179,9 +170,7 @@ class ClusterConnections:
             self._refresh()
         return answers
 
-    def post(
-        self, name: str, future: asyncio.Future[Any], commands: Sequence[Command], taker: Taker
-    ) -> bool:
+    def post(self, name: str, future: asyncio.Future[Any], commands: Packed, taker: Taker) -> bool:
         # A slot may have moved, and its new holder be asked.
         return False
 

@@ -6,15 +6,18 @@ consistency.md section 4 lists them. All numbers are decimal text.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final, NamedTuple
 
-from ..records import Content, Tag
+from ..records import Content, EventRecord, Tag
 from . import chunks
 from .base import CacheLimits, Hit, Lookup, Masked, Miss
 
 HEADER = ("p", "i", "r", "g", "ut", "va", "sv", "c", "mt", "ex")
 """What a lookup of the header asks for."""
 _NAMES = tuple(name.encode() for name in HEADER)
+
+_SMALL: Final = 1024
+"""Bytes of a state."""
 
 
 def tag(value: Tag | None) -> tuple[bytes, ...]:
@@ -48,41 +51,65 @@ def entry(
     return [item for field in fields.items() for item in field]
 
 
-def lookup(reply: Any, header_only: bool, now: int, stamp: str) -> Lookup:
-    """Returns what the reply to HGETALL, or to HMGET of `HEADER`, says. Nonsense is a miss."""
-    try:
-        fields = _fields(reply, header_only)
-        masks = fields.get(b"p")
+class Entry(NamedTuple):
+    """What a reply says, whenever it came. `masks`: until when each lives."""
+
+    content: Content | None
+    validated_at: int = 0
+    stamp: str = ""
+    expires_at: int | None = None
+    masks: tuple[int, ...] = ()
+
+    @property
+    def small(self) -> bool:
+        """Whether it is worth its room in memory to be recognised by its bytes."""
+        return self.content is not None and not self.content.events and len(self.content.state) <= _SMALL
+
+    def shown(self, now: int, stamp: str, header_only: bool) -> Lookup:
+        """Returns what a lookup answers."""
+        content, validated_at, filled_by, expires_at, masks = self
         if masks:
-            live = any(int(mask.split(b" ", 1)[0]) > now for mask in masks.splitlines())
             # Only expired masks: their writer died and may have committed (R4).
-            return Masked(now, stamp) if live else Miss(now, stamp)
-        if fields.get(b"r") is None:
+            return Masked(now, stamp) if max(masks) > now else Miss(now, stamp)
+        if content is None or (expires_at is not None and expires_at <= now):
             return Miss(now, stamp)
-        if fields[b"ex"] and int(fields[b"ex"]) <= now:
-            return Miss(now, stamp)
-        content = _content(fields, header_only)
-        return Hit(content, int(fields[b"va"]), fields[b"sv"].decode(), now, stamp, header_only)
+        return Hit(content, validated_at, filled_by, now, stamp, header_only)
+
+
+NOTHING: Final = Entry(None)
+
+
+def words(name: str, kind: str, header_only: bool) -> tuple[str, ...]:
+    """Returns the command that reads an entry: of a session all of it, or its header."""
+    if kind != "session":
+        return ("HMGET", name, *HEADER, "st")  # there are no events
+    return ("HMGET", name, *HEADER) if header_only else ("HGETALL", name)
+
+
+def read(reply: Any, whole: bool) -> Entry:
+    """Returns what the reply to `words` says; `whole`: to HGETALL. Nonsense is no entry."""
+    try:
+        parts: Mapping[bytes, Any] = {}
+        if whole:  # a map in RESP3
+            parts = reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
+            reply = [*map(parts.get, _NAMES), parts.get(b"st")]
+        masks, incarnation, revision, nonce, update, validated, stamp, complete, before, expires, *st = reply
+        if masks:
+            return Entry(None, masks=tuple([int(mask.split(b" ", 1)[0]) for mask in masks.splitlines()]))
+        if revision is None or None in st:
+            return NOTHING
+        tag = Tag(int(incarnation), int(revision), int(nonce), int(update))
+        events = _events(parts) if whole else ()
+        oldest = int(before) if before else None
+        content = Content(tag, st[0] if st else b"", events, complete == b"1", oldest)
+        return Entry(content, int(validated), stamp.decode(), int(expires) if expires else None)
     except (ValueError, KeyError, TypeError, AttributeError):
-        return Miss(now, stamp)
+        return NOTHING
 
 
-def _fields(reply: Any, header_only: bool) -> Mapping[bytes, Any]:
-    if header_only:
-        return dict(zip(_NAMES, reply, strict=True))
-    if isinstance(reply, dict):  # RESP3
-        return reply
-    return dict(zip(reply[::2], reply[1::2], strict=True))
-
-
-def _content(fields: Mapping[bytes, bytes], header_only: bool) -> Content:
-    name = Tag(int(fields[b"i"]), int(fields[b"r"]), int(fields[b"g"]), int(fields[b"ut"]))
-    before = int(fields[b"mt"]) if fields[b"mt"] else None
-    complete = fields[b"c"] == b"1"
-    if header_only:
-        return Content(name, b"", (), complete, before)
-    numbers = range(int(fields[b"k0"]), int(fields[b"k1"]) + 1)
-    events = chunks.parse(b"".join([fields[b"c%d" % number] for number in numbers]))
-    if len(events) != int(fields[b"n"]):
+def _events(parts: Mapping[bytes, bytes]) -> tuple[EventRecord, ...]:
+    numbers = range(int(parts[b"k0"]), int(parts[b"k1"]) + 1)
+    events = chunks.parse(b"".join([parts[b"c%d" % number] for number in numbers]))
+    if len(events) != int(parts[b"n"]):
         raise ValueError("the window is torn")
-    return Content(name, fields[b"st"], events, complete, before)
+    return events

@@ -9,6 +9,7 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from .connections import FAULTS
+from .resp import Packed
 from .urls import connect
 
 _TIMEOUT = 3.0
@@ -52,14 +53,16 @@ async def look_at_cache(url: str) -> CacheHealth:
     try:
         answers = await connections.fly(
             _KEY,
-            [
-                ("INFO", "server"),
-                ("INFO", "memory"),
-                ("INFO", "replication"),
-                ("CONFIG", "GET", "maxmemory*"),
-                ("EVAL", "return redis.call('TIME')", 0),
-                ("EXISTS", _KEY),
-            ],
+            Packed(
+                [
+                    ("INFO", "server"),
+                    ("INFO", "memory"),
+                    ("INFO", "replication"),
+                    ("CONFIG", "GET", "maxmemory*"),
+                    ("EVAL", "return redis.call('TIME')", 0),
+                    ("EXISTS", _KEY),
+                ]
+            ),
         )
     except FAULTS as error:
         # A server's message may show settings; its kind says enough.

@@ -6,12 +6,13 @@ import asyncio
 import re
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
+from threading import get_ident
 from typing import Any, Final, NamedTuple
 
 from redis.exceptions import ConnectionError, ReadOnlyError, RedisClusterException, RedisError
 
-from .resp import Command, pack
+from .resp import Packed, pack
 
 FAULTS = (RedisError, RedisClusterException, OSError)
 """What an unreachable, refusing or broken server makes redis-py raise."""
@@ -116,23 +117,24 @@ class CallQueue(ABC):
         self._bytes = 0
         self._stamp = ""
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def fly(self, commands: Sequence[Command]) -> Answers:
-        """Sends `commands` and returns the replies.
+    def fly(self, commands: Packed) -> asyncio.Future[Answers]:
+        """Sends `commands`; the result will be the replies.
 
         Raises:
             RedisError, RedisClusterException, OSError: The outcome is unknown; at once if too much
                 waits already.
             RuntimeError: This belongs to another event loop.
         """
-        future: asyncio.Future[Answers] = self._check_loop().create_future()
+        future: asyncio.Future[Answers] = self._running_loop().create_future()
         self._add_call(future, commands)
         self._wake()
-        return await future
+        return future
 
-    def post(self, future: asyncio.Future[Any], commands: Sequence[Command], taker: Taker) -> None:
+    def post(self, future: asyncio.Future[Any], commands: Packed, taker: Taker) -> None:
         """Sends `commands` soon, and what `taker` makes of the replies to `future`.
 
         They leave with what is sent next, at the latest when `hurry()` is called or after a moment.
@@ -141,7 +143,7 @@ class CallQueue(ABC):
             RedisError: Too much waits already; nothing was sent.
             RuntimeError: This belongs to another event loop.
         """
-        self._check_loop()
+        self._running_loop()
         self._add_call(future, commands, taker)
         self._linger()
 
@@ -150,11 +152,15 @@ class CallQueue(ABC):
         if self._waiting:
             self._wake()
 
-    def _add_call(
-        self, future: asyncio.Future[Any], commands: Sequence[Command], taker: Taker | None = None
-    ) -> None:
-        loop = future.get_loop()
-        packet = pack(commands)
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        loop = self._loop
+        # Cheaper than to ask which loop is running, which costs a system call before Python 3.12.
+        if loop is None or get_ident() != self._thread or not loop.is_running():
+            loop = self._check_loop()
+        return loop
+
+    def _add_call(self, future: asyncio.Future[Any], commands: Packed, taker: Taker | None = None) -> None:
+        loop, packet = future.get_loop(), commands.packet
         if len(self._waiting) + len(self._sent) >= CALLS or self._bytes + len(packet) > BYTES:
             raise ConnectionError("too many commands wait for the server")
         call = Call(future, packet, len(commands), loop.time(), taker)
@@ -196,6 +202,7 @@ class CallQueue(ABC):
             if self._loop is not None:
                 raise RuntimeError("the connections of this cache belong to another event loop")
             self._loop = loop
+            self._thread = get_ident()
         return loop
 
     # --- for the two kinds ------------------------------------------------------------------------
@@ -248,7 +255,8 @@ class CallQueue(ABC):
         call = self._sent[0]
         replies = call.replies
         replies.append(reply)
-        if isinstance(reply, ConnectionError):  # such as "loading": the server serves nobody yet
+        error = isinstance(reply, RedisError)
+        if error and isinstance(reply, ConnectionError):  # such as "loading": it serves nobody yet
             call.fail(reply)
         if len(replies) == call.wanted:
             self._sent.popleft()
@@ -256,7 +264,7 @@ class CallQueue(ABC):
                 self._stamp = _stamp(*replies)
             else:
                 call.answer(Answers(self._stamp, replies))
-        if isinstance(reply, ReadOnlyError):
+        if error and isinstance(reply, ReadOnlyError):
             self._demoted()
 
     def _fail_waiting(self, error: Exception) -> None:

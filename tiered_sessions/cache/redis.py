@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import ConnectionError, NoScriptError, ResponseError, TimeoutError
@@ -23,7 +23,8 @@ from .base import (
     Lookup,
     Unavailable,
 )
-from .connections import AGAIN, FAULTS, Answers, Bulk, Command, Connections, adopt
+from .connections import AGAIN, FAULTS, Answers, Command, Connections, adopt
+from .resp import Packed
 from .scripts import script
 from .urls import connect
 
@@ -82,33 +83,47 @@ class RedisSessionCache:
             else adopt(url_or_client, timeout, max_connections)
         )
 
-    async def lookup(self, keys: Sequence[ScopeKey], header_only: bool = False) -> tuple[Lookup, ...]:
+    def lookup(
+        self, keys: Sequence[ScopeKey], header_only: bool = False
+    ) -> Coroutine[Any, Any, tuple[Lookup, ...]]:
         # Once: another namespace may begin while the answer is on its way.
-        names = [self._name(key) for key in keys]
-        headers = {name: header_only and key.kind == "session" for name, key in zip(names, keys, strict=True)}
-        found: dict[str, Lookup] = {}
-
-        async def read(group: Sequence[str]) -> None:
-            commands: list[Command] = [("TIME",)]
-            for name in group:
-                commands.append(("HMGET", name, *fields.HEADER) if headers[name] else ("HGETALL", name))
-            answers = await self._fly(group[0], commands if header_only else Bulk(commands))
-            if isinstance(answers, Unavailable):
-                found.update(dict.fromkeys(group, answers))
-                return
-            clock, *replies = answers.replies
-            refused = _refusal(clock)
-            now = 0 if refused else _time(clock)
-            for name, reply in zip(group, replies, strict=True):
-                error = refused or _refusal(reply)
-                found[name] = error or fields.lookup(reply, headers[name], now, answers.stamp)
-
-        groups = self._connections.groups(list(headers))
+        reads = _reads(self.namespace, tuple(keys), header_only)
+        groups = self._connections.groups(reads.names)
         if len(groups) == 1:
-            await read(groups[0])
-        else:
-            await asyncio.gather(*map(read, groups))
-        return tuple(found[name] for name in names)
+            return self._read(reads)
+        return self._read_from_several(reads, groups)
+
+    async def _read_from_several(self, reads: _Reads, groups: Sequence[Sequence[str]]) -> tuple[Lookup, ...]:
+        parts = [_some(reads, group) for group in groups]
+        found: dict[str, Lookup] = {}
+        for part, looked in zip(parts, await asyncio.gather(*map(self._read, parts)), strict=True):
+            found.update(zip(part.names, looked, strict=True))
+        return tuple([found[name] for name in reads.names])
+
+    async def _read(self, reads: _Reads) -> tuple[Lookup, ...]:
+        names, kinds, header_only, commands, seen = reads
+        try:
+            stamp, (clock, *replies) = await self._connections.fly(names[0], commands)
+        except FAULTS as error:
+            return (Unavailable(_reason(error)),) * len(names)
+        refused = _refusal(clock)
+        if refused is not None:
+            return (refused,) * len(names)
+        now = _time(clock)
+        found: list[Lookup] = []
+        for position, reply in enumerate(replies):
+            # What is hot and not changed answers with the same bytes, and need not be read again.
+            last, entry = seen[position]
+            if reply != last:
+                refused = _refusal(reply)
+                if refused is not None:
+                    found.append(refused)
+                    continue
+                entry = fields.read(reply, not header_only and kinds[position] == "session")
+                if entry.small:
+                    seen[position] = reply, entry
+            found.append(entry.shown(now, stamp, header_only and kinds[position] == "session"))
+        return tuple(found)
 
     async def intent(self, key: ScopeKey, token: str) -> int | Unavailable:
         reply = await self._run("intent", *self._intent(key, token))
@@ -203,7 +218,7 @@ class RedisSessionCache:
         return answers if isinstance(answers, Unavailable) else bool(answers.replies[0])
 
     async def probe(self) -> int | Unavailable:
-        answers = await self._fly(keys.drain_key(self.namespace), [("TIME",)])
+        answers = await self._fly(keys.drain_key(self.namespace), Packed([("TIME",)]))
         if isinstance(answers, Unavailable):
             return answers
         return _refusal(answers.replies[0]) or _time(answers.replies[0])
@@ -230,7 +245,7 @@ class RedisSessionCache:
             if known and isinstance(reply, NoScriptError):
                 known = False
                 try:
-                    self._connections.post(key, future, [("EVAL", text, 1, key, *words)], take)
+                    self._connections.post(key, future, Packed([("EVAL", text, 1, key, *words)]), take)
                 except FAULTS as error:
                     return taker(Unavailable(_reason(error)))
                 return AGAIN
@@ -241,7 +256,7 @@ class RedisSessionCache:
             return taker(result)
 
         try:
-            posted = self._connections.post(key, future, [("EVALSHA", sha, 1, key, *words)], take)
+            posted = self._connections.post(key, future, Packed([("EVALSHA", sha, 1, key, *words)]), take)
         except FAULTS as error:
             future.set_result(taker(Unavailable(_reason(error))))
             return future
@@ -268,17 +283,50 @@ class RedisSessionCache:
     ) -> Answers | Unavailable:
         """Runs a script. It is sent again only if the server said that it did not know it."""
         text, sha = script(name)
-        kind = Bulk if bulk else list[Command]
-        answers = await self._fly(key, kind([("EVALSHA", sha, 1, key, *arguments)]))
+        answers = await self._fly(key, Packed([("EVALSHA", sha, 1, key, *arguments)], bulk=bulk))
         if not isinstance(answers, Unavailable) and isinstance(answers.replies[0], NoScriptError):
-            answers = await self._fly(key, kind([("EVAL", text, 1, key, *arguments)]))
+            answers = await self._fly(key, Packed([("EVAL", text, 1, key, *arguments)], bulk=bulk))
         return answers if isinstance(answers, Unavailable) else _refusal(answers.replies[0]) or answers
 
-    async def _fly(self, key: str, commands: Sequence[Command]) -> Answers | Unavailable:
+    async def _fly(self, key: str, commands: Packed) -> Answers | Unavailable:
         try:
             return await self._connections.fly(key, commands)
         except FAULTS as error:
             return Unavailable(_reason(error))
+
+
+class _Reads(NamedTuple):
+    """What one lookup sends: the server's time, then each entry, of a session perhaps its header.
+
+    `seen`: for each entry its last reply, and what it said.
+    """
+
+    names: tuple[str, ...]
+    kinds: tuple[str, ...]
+    header_only: bool
+    commands: Packed
+    seen: list[tuple[Any, fields.Entry]]
+
+
+def _asking(names: tuple[str, ...], kinds: tuple[str, ...], header_only: bool) -> _Reads:
+    commands: list[Command] = [("TIME",)]
+    for name, kind in zip(names, kinds, strict=True):
+        commands.append(fields.words(name, kind, header_only))
+    packed = Packed(commands, bulk=not header_only)
+    return _Reads(names, kinds, header_only, packed, [(None, fields.NOTHING)] * len(names))
+
+
+@lru_cache(4096)
+def _reads(namespace: str, scopes: tuple[ScopeKey, ...], header_only: bool) -> _Reads:
+    # The lookups of a session that is hot are the same again and again.
+    names = tuple(keys.entry_key(namespace, scope) for scope in scopes)
+    return _asking(names, tuple(scope.kind for scope in scopes), header_only)
+
+
+def _some(reads: _Reads, names: Sequence[str]) -> _Reads:
+    """Returns the reads of those entries that one server holds."""
+    kinds = dict(zip(reads.names, reads.kinds, strict=True))
+    return _asking(tuple(names), tuple(kinds[name] for name in names), reads.header_only)
 
 
 _POSTED: dict[str, tuple[Callable[..., Words], Callable[[Any], Any]]] = {

@@ -7,7 +7,6 @@ awaits each element, and takes five times as long for the reply to one lookup.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
 from types import ModuleType
 from typing import Any, Final, Protocol
 
@@ -50,10 +49,7 @@ class Reader(Protocol):
 
 def pack(commands: Iterable[Command]) -> bytes:
     """Returns `commands` as a server reads them."""
-    # The reads of an entry that is hot are the same again and again.
-    return b"".join(
-        [_repeated(command) if command[0] in _READS else _packed(command) for command in commands]
-    )
+    return b"".join(map(_packed, commands))
 
 
 def _packed(command: Command) -> bytes:
@@ -67,8 +63,26 @@ def _packed(command: Command) -> bytes:
     return b"".join(pieces)
 
 
-_READS: Final = frozenset({"TIME", "HMGET", "HGETALL"})
-_repeated = lru_cache(8192)(_packed)
+class Packed(list[Command]):
+    """Commands and, once they were sent, their bytes: they may be sent again.
+
+    `bulk`: they carry whole entries, behind whose bytes what is small need not wait.
+    """
+
+    __slots__ = ("_packet", "bulk")
+
+    def __init__(self, commands: Iterable[Command], *, bulk: bool = False) -> None:
+        super().__init__(commands)
+        self.bulk = bulk
+        self._packet: bytes | None = None
+
+    @property
+    def packet(self) -> bytes:
+        """The commands as they are sent."""
+        packet = self._packet
+        if packet is None:
+            packet = self._packet = pack(self)
+        return packet
 
 
 def error(text: bytes | str) -> Exception:

@@ -288,8 +288,12 @@ class Seat:
     async def _alone(self, work: Callable[[StoreWriter], Awaitable[T]]) -> T | Failed:
         assert self._batch is not None
         self._batch.leave(self)
+        end = self._batch.sealed_at + self._groups.mask_age
         try:
-            async with asyncio.timeout_at(self._batch.sealed_at + self._groups.mask_age):
+            # A time-out that is over is not noticed by what never waits.
+            if asyncio.get_running_loop().time() > end:
+                raise TimeoutError
+            async with asyncio.timeout_at(end):
                 writer = await self._groups.alone()
         except TimeoutError:
             message = "The database was busy for too long; nothing was written"

@@ -1,22 +1,23 @@
-"""Reads on a driver's own connection, lent by SQLAlchemy's pool.
+"""Statements on a driver's own connection, lent by SQLAlchemy's pool.
 
 Around one short statement SQLAlchemy's layers take more time than the driver and the server
 together. They are left out of reads, which may be repeated: what goes wrong on a lent connection
-is found out again, and named, by a second try that goes through them.
+is found out again, and named, by a second try that goes through them. And of frequent writes,
+which may not: there a driver's error is given the name that SQLAlchemy would have given it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from sqlalchemy import Dialect
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy import Connection, Dialect
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.pool import AsyncAdaptedQueuePool, PoolProxiedConnection
 from sqlalchemy.sql.base import Executable
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.util import greenlet_spawn
@@ -25,7 +26,7 @@ from .failures import number, sqlstate
 from .steps import Reply, Row, Step, Unit
 
 T = TypeVar("T")
-Fetch = Callable[[str, list[Any]], Awaitable[list[Row]]]
+Fetch = Callable[[str, list[Any]], Awaitable[Sequence[Row]]]
 
 
 class Nameless(Exception):
@@ -44,15 +45,6 @@ def watched(engine: AsyncEngine) -> bool:
         or sync.dialect._has_events
         or sync.logger.isEnabledFor(logging.INFO)
     )
-
-
-async def lend(engine: AsyncEngine, work: Callable[[Any], Awaitable[T]]) -> T:
-    """Runs `work` on a pooled connection of the driver, which stays what it was if it fails."""
-    lent = await engine.raw_connection()
-    try:
-        return await work(lent.driver_connection)
-    finally:
-        await _shielded(lent.close)
 
 
 async def lend_doubtful(engine: AsyncEngine, work: Callable[[Any], Awaitable[T]]) -> T:
@@ -94,6 +86,135 @@ def _judge(engine: AsyncEngine, lent: PoolProxiedConnection, error: Exception) -
         lent.close()
     else:
         lent.invalidate(error)
+
+
+class Lent:
+    """A pooled connection for one unit of work: the driver's own, or SQLAlchemy's around it.
+
+    Args:
+        engine: What lent it.
+        pooled: The connection.
+        quiet: Whether its return asks nothing of the server.
+    """
+
+    def __init__(self, engine: AsyncEngine, pooled: PoolProxiedConnection, *, quiet: bool) -> None:
+        self.driver: Any = pooled.driver_connection
+        self._engine = engine
+        self._pooled = pooled
+        self._quiet = quiet
+        self._whole: AsyncConnection | None = None
+        self._doubtful = False
+
+    async def whole(self) -> AsyncConnection:
+        """Returns SQLAlchemy's connection around this one."""
+        if self._whole is None:
+            # Beginning it may set an isolation level, which some drivers do on the server.
+            made = await greenlet_spawn(Connection, self._engine.sync_engine, self._pooled)
+            self._whole = AsyncConnection(self._engine, made)
+        return self._whole
+
+    async def fetch(self, text: str, values: list[Any]) -> Sequence[Row]:
+        """Executes a statement on asyncpg's connection. Raises what SQLAlchemy would have raised."""
+        return await self.run(self.driver.fetch(text, *values))
+
+    async def run(self, work: Awaitable[T]) -> T:
+        """Awaits what the driver's connection does. Raises what SQLAlchemy would have raised."""
+        try:
+            return await work
+        except Exception as error:
+            raise self._named(error) from error
+        except BaseException:
+            # Cancelled: an answer may still be on its way.
+            self._doubtful = True
+            raise
+
+    def _named(self, error: Exception) -> Exception:
+        dialect, connection = self._engine.dialect, self._pooled.dbapi_connection
+        try:
+            # Tells by the driver's class which of the DBAPI's errors it is.
+            connection._handle_exception(error)  # type: ignore[union-attr]
+        except Exception as translated:
+            named = _wrapped(dialect, translated, connection)
+        if isinstance(named, DBAPIError) and named.connection_invalidated:
+            # As SQLAlchemy does: what took this one has taken its neighbours.
+            self._engine.sync_engine.pool._invalidate(self._pooled, error)
+        elif not (sqlstate(error) or number(error)):
+            self._doubtful = True
+        return named
+
+    def close_at_once(self) -> bool:
+        """Gives the connection back if nothing has to be waited for; says whether it did."""
+        pool = self._engine.sync_engine.pool
+        if (
+            not self._quiet
+            or self._whole is not None
+            or self._doubtful
+            or not isinstance(pool, AsyncAdaptedQueuePool)
+            or pool.checkedin() >= pool.size()
+            or pool.dispatch.reset
+            or pool.dispatch.checkin
+        ):
+            return False
+        self._pooled.close()
+        return True
+
+    async def close(self) -> None:
+        """Gives the connection back. To be shielded: a pool loses one whose return is cancelled."""
+        if self._doubtful:
+            await greenlet_spawn(self._pooled.invalidate)
+        if self._whole is not None:
+            await self._whole.close()
+        else:
+            await greenlet_spawn(self._pooled.close)
+
+    async def discard(self) -> None:
+        """Closes the connection and gives its place back."""
+        await greenlet_spawn(self._pooled.invalidate)
+        await greenlet_spawn(self._pooled.close)
+
+
+async def lend(engine: AsyncEngine, work: Callable[[Any], Awaitable[T]], *, quiet: bool) -> T:
+    """Runs `work` on a pooled connection of the driver, which stays what it was if it fails."""
+    lent = Lent(engine, await checkout(engine), quiet=quiet)
+    try:
+        return await work(lent.driver)
+    finally:
+        if not lent.close_at_once():
+            await asyncio.shield(asyncio.create_task(lent.close()))
+
+
+def _wrapped(dialect: Dialect, error: Exception, connection: Any) -> Exception:
+    base: Any = dialect.loaded_dbapi.Error
+    if not isinstance(error, base):
+        return error
+    gone = dialect.is_disconnect(error, connection, None)
+    made: Exception = DBAPIError.instance(
+        None, None, error, base, connection_invalidated=gone, dialect=dialect
+    )
+    return made
+
+
+async def checkout(engine: AsyncEngine) -> PoolProxiedConnection:
+    """Takes a connection from the pool. Raises what SQLAlchemy raises for one of its own."""
+    return await greenlet_spawn(_checkout, engine)
+
+
+def _checkout(engine: AsyncEngine) -> PoolProxiedConnection:
+    try:
+        return engine.sync_engine.raw_connection()
+    except engine.dialect.loaded_dbapi.Error as error:
+        raise _wrapped(engine.dialect, error, None) from error
+
+
+def at_hand(engine: AsyncEngine) -> bool:
+    """Says whether the pool can lend a connection without waiting for one."""
+    pool = engine.sync_engine.pool
+    # One that may open no more waits even for what is there, and loses it if that is cancelled.
+    return (
+        isinstance(pool, AsyncAdaptedQueuePool)
+        and pool.checkedin() > 0
+        and (pool._max_overflow < 0 or pool.overflow() < pool._max_overflow)
+    )
 
 
 class Texts:

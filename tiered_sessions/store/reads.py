@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from sqlalchemy.sql.base import Executable
-
 from ..records import Content, EventRecord, Older, Query, SessionKey, Snapshot, Tag, Tags
 from . import statements as sql
 from .clock import remaining
@@ -11,7 +9,6 @@ from .steps import (
     Contended,
     Flavour,
     Params,
-    Row,
     Step,
     Unit,
     event_record,
@@ -113,34 +110,27 @@ def tags(key: SessionKey) -> Unit[Tags]:
     return Tags(found.get("session"), found.get("user"), found.get("app"))
 
 
-def sessions(app_name: str, user_id: str | None, statement: Executable | None = None) -> Unit[list[Snapshot]]:
+def sessions(app_name: str, user_id: str | None) -> Unit[list[Snapshot]]:
     """Reads sessions without events, and their shared scopes, by one statement."""
     params: Params = {"a": app_name} if user_id is None else {"a": app_name, "u": user_id}
-    if statement is None:
-        statement = sql.list_sessions(user_id is not None)
-    listed: list[Row] = []
+    statement = sql.list_sessions(user_id is not None)
+    listed: list[tuple[SessionKey, Content]] = []
     users: dict[str, Content] = {}
     app: Content | None = None
-    for row in (yield Step(statement, params)).rows:
+    rows = (yield Step(statement, params)).rows
+    for kind, app_of, user, session, incarnation, revision, nonce, time, state, foreign in rows:
         # Look-alikes are not what was asked for (R34).
-        if row[1] != app_name:
+        if app_of != app_name or (user_id is not None and user != user_id and kind != "app"):
             continue
-        if row[0] == "session":
-            listed.append(row)
-        elif row[0] == "user":
-            users[row[2]] = scope_content(row[4:9])
+        found = Tag(0, 0, 0, to_micros(time)) if foreign else to_tag(incarnation, revision, nonce, time)
+        if kind == "session":
+            content = Content(found, state.encode(), complete=False)
+            listed.append((SessionKey(app_of, user, session), content))
+        elif kind == "user":
+            users[user] = Content(found, state.encode())
         else:
-            app = scope_content(row[4:9])
-    return [
-        Snapshot(
-            SessionKey(*row[1:4]),
-            Content(session_tag(row[4:8], bool(row[9])), row[8].encode(), complete=False),
-            users.get(row[2]),
-            app,
-        )
-        for row in listed
-        if user_id in (None, row[2])
-    ]
+            app = Content(found, state.encode())
+    return [Snapshot(key, content, users.get(key.user_id), app) for key, content in listed]
 
 
 def count(app_name: str, user_id: str | None) -> Unit[int]:

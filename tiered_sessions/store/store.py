@@ -41,8 +41,9 @@ from .dialects.sqlite import SqliteDialect
 from .engines import transactional
 from .failures import DRIVER_ERRORS, is_disconnect, mapped
 from .groups import Grouped, Groups
-from .lent import Nameless
+from .lent import Lent, Nameless, at_hand, checkout
 from .migrations.runner import prepare_schema
+from .turns import Turns
 from .values import check_append, check_create, distinct, readable
 
 T = TypeVar("T")
@@ -68,6 +69,7 @@ class SqlSessionStore:
         self._create_tables = create_tables
         self._given_up: set[asyncio.Task[None]] = set()
         self._dialect = _dialect(engine, config, owns_engine)
+        self._turns = Turns(engine)
         self._groups: Groups | None = None
         if self._dialect.group_connections:
             self._groups = Groups(
@@ -186,6 +188,17 @@ class SqlSessionStore:
         lent: Callable[[], Awaitable[T]] | None = None,
     ) -> T:
         """Runs a read, by the short way if there is one; once more if a pooled connection is dead."""
+        ended = await self._turns.take()
+        try:
+            return await self._twice(work, lent)
+        finally:
+            ended()
+
+    async def _twice(
+        self,
+        work: Callable[[AsyncConnection], Awaitable[T]],
+        lent: Callable[[], Awaitable[T]] | None,
+    ) -> T:
         for last in (False, True):
             try:
                 if lent is not None and not last:
@@ -210,7 +223,10 @@ class SqlSessionStore:
         return await self._cancellable_checkout()
 
     async def _cancellable_checkout(self) -> SqlWriter:
-        checking_out = asyncio.create_task(self._checkout())
+        ended = await self._turns.take()
+        if at_hand(self._dialect.engine):
+            return await self._take(ended)
+        checking_out = asyncio.create_task(self._take(ended))
         try:
             return await asyncio.shield(checking_out)
         except asyncio.CancelledError:
@@ -228,16 +244,23 @@ class SqlSessionStore:
         return append.shareable
 
     async def _checkout(self) -> SqlWriter:
+        return await self._take(await self._turns.take())
+
+    async def _take(self, ended: Callable[[], None]) -> SqlWriter:
+        """Takes a connection from the pool, in a turn that `ended` ends."""
+        engine = self._dialect.engine
         try:
             while True:
-                connection = await self._dialect.engine.connect()
+                lent = Lent(engine, await checkout(engine), quiet=self._dialect.quiet)
                 # Nothing is sent yet, so a connection that died in the pool can be exchanged.
-                if await self._dialect.alive(connection):
-                    return SqlWriter(connection, self._dialect)
-                await connection.invalidate()
-                await connection.close()
-        except DRIVER_ERRORS as error:
-            raise mapped(error) from error
+                if self._dialect.alive(lent.driver):
+                    return SqlWriter(lent, self._dialect, ended)
+                await lent.discard()
+        except BaseException as error:
+            ended()
+            if isinstance(error, DRIVER_ERRORS):
+                raise mapped(error) from error
+            raise
 
 
 async def _give_back(checking_out: asyncio.Task[SqlWriter]) -> None:
@@ -249,9 +272,11 @@ async def _give_back(checking_out: asyncio.Task[SqlWriter]) -> None:
 class SqlWriter:
     """A checked-out connection, for one unit of work."""
 
-    def __init__(self, connection: AsyncConnection, dialect: PortableDialect) -> None:
+    def __init__(self, lent: Lent, dialect: PortableDialect, ended: Callable[[], None]) -> None:
         self.on_release: Callable[[], None] | None = None
-        self._connection = connection
+        self._ended = ended
+        self._lent = lent
+        self._released = False
         self._dialect = dialect
 
     async def append(self, append: Append, outbox: Sequence[ScopeKey] = ()) -> AppendOutcome:
@@ -266,16 +291,16 @@ class SqlWriter:
         if len(events) != len(append.events):
             append = replace(append, events=events)
         try:
-            async with self._dialect.bounded(self._connection):
-                return await self._dialect.append(self._connection, append, outbox)
+            with self._dialect.cutting(self._lent.driver):
+                return await self._dialect.append(self._lent, append, outbox)
         except (*DRIVER_ERRORS, StoreError, InCommit) as error:
             return self._dialect.failed(error)
 
     async def append_group(self, writes: Sequence[Grouped]) -> Sequence[AppendOutcome | None]:
         """Stores appends to different sessions at once; None: nothing was written, try it alone."""
         try:
-            async with self._dialect.bounded(self._connection):
-                return await self._dialect.append_group(self._connection, writes)
+            with self._dialect.cutting(self._lent.driver):
+                return await self._dialect.append_group(self._lent, writes)
         except (*DRIVER_ERRORS, StoreError, InCommit) as error:
             # An error of its own for each: whoever raises it writes into it.
             outcomes = [self._dialect.failed(error) for _ in writes]
@@ -289,8 +314,8 @@ class SqlWriter:
         except InvalidValueError as error:
             return Failed(error)
         try:
-            async with self._dialect.bounded(self._connection):
-                return await self._dialect.create(self._connection, create, outbox)
+            with self._dialect.cutting(self._lent.driver):
+                return await self._dialect.create(self._lent, create, outbox)
         except (*DRIVER_ERRORS, StoreError, InCommit) as error:
             return self._dialect.failed(error)
 
@@ -301,25 +326,35 @@ class SqlWriter:
         if not readable(*key):
             return False
         try:
-            async with self._dialect.bounded(self._connection):
-                return await self._dialect.delete(self._connection, key, outbox, only_expired)
+            with self._dialect.cutting(self._lent.driver):
+                return await self._dialect.delete(self._lent, key, outbox, only_expired)
         except (*DRIVER_ERRORS, StoreError, InCommit) as error:
             return self._dialect.failed(error)
 
     async def release(self) -> None:
         """Gives the connection back. Safe to repeat."""
-        # Shielded, as a connection that is cancelled on its way back is lost to the pool.
-        await asyncio.shield(asyncio.create_task(self._close()))
+        if self._released:
+            return
+        self._released = True
+        if self._lent.close_at_once():
+            self._done()
+        else:
+            # Shielded, as a connection that is cancelled on its way back is lost to the pool.
+            await asyncio.shield(asyncio.create_task(self._close()))
 
     async def _close(self) -> None:
         try:
-            await self._connection.close()
+            await self._lent.close()
         except DRIVER_ERRORS:
-            await self._connection.invalidate()
+            await self._lent.discard()
         finally:
-            done, self.on_release = self.on_release, None
-            if done is not None:
-                done()
+            self._done()
+
+    def _done(self) -> None:
+        self._ended()
+        done, self.on_release = self.on_release, None
+        if done is not None:
+            done()
 
 
 def _check(append: Append, dialect: PortableDialect) -> None:

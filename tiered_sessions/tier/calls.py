@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from enum import Enum
 from functools import partial
 from typing import Any
@@ -26,7 +26,7 @@ from ..records import ScopeKey
 from ..store.base import StoreWriter
 from .breaker import LONGEST, Breaker
 from .flights import Flight
-from .patience import first_of, reply_of, within
+from .patience import Patience, first_of
 from .steps import (
     Answer,
     Apply,
@@ -76,6 +76,11 @@ class Call:
     becomes a task at the first wait. Nothing can come between, so both are "sent" at once.
     """
 
+    __slots__ = (
+        "_handles", "_posted", "_replies", "_sent", "_started", "_stoppable", "_stopped", "_tasks",
+        "_waiting", "budget", "committed", "flight", "writer",
+    )  # fmt: skip
+
     def __init__(
         self, budget: float, *, stoppable: bool = False, flight: Flight[Answer] | None = None
     ) -> None:
@@ -123,7 +128,7 @@ class Call:
             if self._waiting is not None:
                 self._waiting.cancel()
 
-    async def wait(self, handles: tuple[int, ...], limit: float | None) -> Reply | Ended:
+    async def wait(self, handles: tuple[int, ...], limit: float | None, patience: Patience) -> Reply | Ended:
         """Returns the first reply among `handles`, or why there is none within `limit` seconds."""
         if self._stopped and not self.committed:
             return Ended.CANCELLED
@@ -133,11 +138,11 @@ class Call:
         if limit is not None and limit <= 0:
             return Ended.TIMER
         if self.committed or not self._stoppable:
-            return await self._wait(handles, limit)
+            return await self._wait(handles, limit, patience)
         task = self._waiting = asyncio.current_task()
         assert task is not None
         try:
-            return await self._wait(handles, limit)
+            return await self._wait(handles, limit, patience)
         except asyncio.CancelledError:
             # `stop` did it, unless this task was cancelled as well.
             if self._stopped and not task.uncancel():
@@ -146,15 +151,15 @@ class Call:
         finally:
             self._waiting = None
 
-    async def _wait(self, handles: tuple[int, ...], limit: float | None) -> Reply | Ended:
+    async def _wait(self, handles: tuple[int, ...], limit: float | None, patience: Patience) -> Reply | Ended:
         handle = handles[0] if len(handles) == 1 else 0
         try:
             if handle in self._started and len(self._started) == 1:
                 command = self._started.pop(handle)
-                return Reply(handle, await (command if limit is None else within(command, limit)))
+                return Reply(handle, await (command if limit is None else patience.within(command, limit)))
             if handle in self._posted and not self._started:
                 assert limit is not None
-                return Reply(handle, await reply_of(self._posted.pop(handle), limit))
+                return Reply(handle, await patience.within(self._posted.pop(handle), limit))
         except TimeoutError:
             if limit is None:
                 raise
@@ -176,6 +181,11 @@ class Call:
                 (self._posted if handle in self._posted else self._tasks).pop(handle)
                 return Reply(handle, future.result())
         return Ended.TIMER
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to end."""
+        return not self._started and not self._posted and not self._tasks and self.writer is None
 
     async def end(self) -> None:
         """Ends what is still under way (late replies are of no use) and returns the connection."""
@@ -248,7 +258,7 @@ class CacheCalls:
         """Performs one command and tells the breaker how it went."""
         began = self._clock()
         try:
-            reply = await self._dispatch(command)
+            reply = await self._sent(command)
         except Exception as error:
             # No cache may do that (cache/base.py), but if one does it must not fail the call (I7).
             logger.exception("the cache raised %s", type(error).__name__)
@@ -256,15 +266,17 @@ class CacheCalls:
         return self._noted(command, began, reply)
 
     def _noted(self, command: CacheCommand, began: float, reply: Any) -> Any:
-        parts = reply if isinstance(command, LookUp) else (reply,)
-        if any(isinstance(part, Unavailable) for part in parts):
+        failed = False
+        for part in reply if isinstance(command, LookUp) else (reply,):
+            if isinstance(part, Unavailable):
+                failed = True
+            name = _FOUND.get(type(part)) or (_COUNTED.get(part) if isinstance(part, Enum) else None)
+            if name is not None:
+                self._metrics.count(name)
+        if failed:
             self.failed()
         else:
             self._breaker.succeeded(self._clock() - began)
-        for part in parts:
-            name = _COUNTED.get(part) if isinstance(part, Enum) else _FOUND.get(type(part))
-            if name is not None:
-                self._metrics.count(name)
         return reply
 
     def failed(self) -> None:
@@ -328,29 +340,29 @@ class CacheCalls:
             self._metrics.count(counters.BREAKER_CLOSED)
             logger.warning("the cache answers again")
 
-    async def _dispatch(self, command: CacheCommand) -> Any:
+    def _sent(self, command: CacheCommand) -> Awaitable[Any]:
         cache = self._cache
         assert cache is not None
         match command:
             case LookUp(keys, header_only):
-                return await cache.lookup(keys, header_only)
+                return cache.lookup(keys, header_only)
             case Intent(scope, token):
-                return await cache.intent(scope, token)
+                return cache.intent(scope, token)
             case Release(scope, token):
-                return await cache.release(scope, token)
+                return cache.release(scope, token)
             case Lease(scope, token):
-                return await cache.lease(scope, token)
+                return cache.lease(scope, token)
             case Fill(scope, token, granted, content, expires):
                 at, stamp = granted.granted_at, granted.stamp
-                return await cache.fill(scope, token, at, stamp, content, expires)
+                return cache.fill(scope, token, at, stamp, content, expires)
             case Apply():
-                return await cache.apply(*command)
+                return cache.apply(*command)
             case Drop(scope, token, keep):
-                return await cache.drop(scope, token, keep)
+                return cache.drop(scope, token, keep)
             case Touch(scope, tag, validated_at, stamp):
-                return await cache.touch(scope, tag, validated_at, stamp)
+                return cache.touch(scope, tag, validated_at, stamp)
             case Elect():
-                return await cache.elect(self._owner, self._elected_for)
+                return cache.elect(self._owner, self._elected_for)
 
 
 def _unavailable(command: CacheCommand, reason: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..records import ScopeKey, Tag
@@ -46,22 +46,39 @@ class Floors:
         floor = self._find(scope)
         if floor is None:
             return Standing.DOUBT if self._clock() < self._forgot_until else Standing.FINE
+        if tag == floor.tag:
+            return Standing.FINE
         if floor.tag is None or tag.incarnation != floor.tag.incarnation:
             return Standing.DOUBT
         if tag.revision < floor.tag.revision:
             return Standing.BELOW
         # One revision with two nonces: SQL lost commits, or a foreign writer came by (R18, R28).
-        if tag.revision == floor.tag.revision and tag != floor.tag:
-            return Standing.DOUBT
-        return Standing.FINE
+        return Standing.DOUBT if tag.revision == floor.tag.revision else Standing.FINE
 
-    def served(self, scope: ScopeKey, tag: Tag) -> None:
-        """Raises the floor to what a caller is about to see."""
-        floor = self._find(scope)
-        # An own write finished while this answer was on its way: its word stays.
-        if floor is not None and self.judge(scope, tag) is not Standing.FINE:
-            return
-        self._set(scope, tag, floor.written if floor else 0)
+    def standings(
+        self, scopes: Sequence[ScopeKey], tags: Sequence[Tag | None]
+    ) -> tuple[Standing, ...]:
+        """Judges entries, one a scope; where there is none (None), nothing is wrong with it."""
+        judged = [
+            Standing.FINE if tag is None else self.judge(scope, tag)
+            for scope, tag in zip(scopes, tags, strict=True)
+        ]
+        return tuple(judged)
+
+    def served(self, scopes: Sequence[ScopeKey], tags: Sequence[Tag]) -> None:
+        """Raises the floors to what a caller is about to see."""
+        now = self._clock()
+        for scope, tag in zip(scopes, tags, strict=True):
+            floor = self._floors.get(scope)
+            if floor is not None and floor.expires > now and floor.tag == tag:
+                # Nearly always: what was served is served again.
+                floor.expires = now + self._life
+                self._floors.move_to_end(scope)
+                continue
+            floor = self._find(scope)
+            # Unless an own write finished while this answer was on its way: then its word stays.
+            if floor is None or self.judge(scope, tag) is Standing.FINE:
+                self._set(scope, tag, floor.written if floor else 0)
 
     def wrote(self, scope: ScopeKey, tag: Tag | None) -> None:
         """Sets the floor to an own write."""

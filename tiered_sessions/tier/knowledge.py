@@ -7,10 +7,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from ..shared_events import SharedEvents
 from . import steps
 from .breaker import Breaker
 from .calls import Call
-from .decoded import DecodedSessions
 from .floors import Floors
 from .namespace import Namespace
 
@@ -20,7 +20,7 @@ class Knowledge:
 
     Args:
         floors: The tags this process wrote or served.
-        decoded: The sessions it keeps.
+        kept: The sessions read last.
         breaker: Knows since when the cache can be reached.
         clock: Seconds, monotonic.
         mask_age: How old, in seconds, a mask may be when its statement is sent (R7).
@@ -29,13 +29,13 @@ class Knowledge:
     def __init__(
         self,
         floors: Floors,
-        decoded: DecodedSessions,
+        kept: SharedEvents[Any],
         breaker: Breaker,
         clock: Callable[[], float],
         mask_age: float,
     ) -> None:
         self._floors = floors
-        self._decoded = decoded
+        self._kept = kept
         self._breaker = breaker
         self._clock = clock
         self._mask_age = mask_age
@@ -43,16 +43,16 @@ class Knowledge:
         # A token must differ from every other process's, and from this one's own (R6).
         self._process = secrets.token_hex(6)
         self._tokens = 0
-        # By type: a hit asks nine of them, and a comparison of one after the other shows.
+        # By type: a hit asks five of them, and a comparison of one after the other shows.
         self._answers: dict[type, Callable[[Any, Call], Any]] = {
             steps.Began: lambda question, call: floors.began(),
-            steps.Judge: lambda question, call: floors.judge(*question),
-            steps.Known: lambda question, call: decoded.find(*question),
+            steps.Judge: lambda question, call: floors.standings(*question),
+            steps.Known: lambda question, call: kept.find(*question),
             steps.Probed: self._probed,
             steps.Served: lambda question, call: floors.served(*question),
             steps.Observed: lambda question, call: floors.observed(*question),
             steps.Wrote: lambda question, call: floors.wrote(*question),
-            steps.Keep: lambda question, call: decoded.keep(*question),
+            steps.Keep: lambda question, call: kept.keep(*question),
             steps.Token: self._token,
             steps.Young: self._young,
             steps.Seal: self._seal,
@@ -65,7 +65,7 @@ class Knowledge:
     def forget(self) -> None:
         """Forgets what was learnt of the cache's content: another namespace begins."""
         self._floors.clear()
-        self._decoded.clear()
+        self._kept.clear()
 
     def _probed(self, question: steps.Probed, call: Call) -> int:
         doubted = self.namespace is not None and self.namespace.doubted

@@ -8,7 +8,7 @@ has arrived is read: a slow process is not taken for a slow server.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
@@ -20,58 +20,76 @@ HELD_UP: Final = 0.005
 _TURNS: Final = 4
 
 
-class _Timer:
-    """Calls `end` at `when`, or some turns later if the loop was busy then."""
+class _Wait:
+    """One wait of a task, until `when` on the loop's clock."""
 
-    def __init__(self, when: float, end: Callable[[], None]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._end = end
-        self._when = when
+    __slots__ = ("over", "task", "when")
+
+    def __init__(self, task: asyncio.Task[Any], when: float) -> None:
+        self.task = task
+        self.when = when
+        self.over = False
+
+
+class Patience:
+    """Limits of waits, of one event loop. One timer serves them all: most waits end long before."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waits: set[_Wait] = set()
+        self._timer: asyncio.Handle | None = None
+        self._due = 0.0
         self._turns = _TURNS
-        self._handle: asyncio.Handle = self._loop.call_at(when, self._fire)
 
-    def stop(self) -> None:
-        self._handle.cancel()
+    async def within(self, command: Awaitable[T], limit: float) -> T:
+        """Awaits `command` for at most `limit` seconds.
 
-    def _fire(self) -> None:
-        if self._turns and self._loop.time() > self._when + HELD_UP:
-            self._turns -= 1
-            self._handle = self._loop.call_soon(self._fire)
-        else:
-            self._end()
-
-
-async def within(command: Awaitable[T], limit: float) -> T:
-    """Awaits `command` for at most `limit` seconds.
-
-    Raises:
-        TimeoutError: It took longer, and has been cancelled.
-    """
-    now = asyncio.get_running_loop().time
-    async with asyncio.timeout(None) as bound:
-        timer = _Timer(now() + limit, lambda: bound.reschedule(now()))
+        Raises:
+            TimeoutError: It took longer, and has been cancelled.
+        """
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
+        assert task is not None
+        wait = _Wait(task, loop.time() + limit)
+        cancelling = task.cancelling()
+        self._waits.add(wait)
+        if self._timer is None or wait.when < self._due:
+            self._watch(loop, wait.when)
         try:
-            return await command
-        finally:
-            timer.stop()
+            reply = await command
+        except BaseException as error:
+            self._waits.discard(wait)
+            # As asyncio.timeout has it: who is cancelled by others as well hears of that.
+            if wait.over and task.uncancel() <= cancelling and isinstance(error, asyncio.CancelledError):
+                raise TimeoutError from error
+            raise
+        self._waits.discard(wait)
+        if wait.over:
+            task.uncancel()
+        return reply
 
+    def _watch(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due = when
+        self._timer = loop.call_at(when, self._look, loop)
 
-async def reply_of(future: asyncio.Future[T], limit: float) -> T:
-    """Awaits a future that nobody else awaits for at most `limit` seconds.
-
-    Raises:
-        TimeoutError: It took longer; the future is done.
-    """
-
-    def end() -> None:
-        if not future.done():
-            future.set_exception(TimeoutError())
-
-    timer = _Timer(asyncio.get_running_loop().time() + limit, end)
-    try:
-        return await future
-    finally:
-        timer.stop()
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Ends the waits that are over; some turns later if the loop was busy when the first was due."""
+        now = loop.time()
+        if self._turns and now > self._due + HELD_UP:
+            self._turns -= 1
+            self._timer = loop.call_soon(self._look, loop)
+            return
+        self._timer, self._turns = None, _TURNS
+        for wait in [wait for wait in self._waits if wait.when <= now]:
+            self._waits.discard(wait)
+            wait.over = True
+            wait.task.cancel()
+        if self._waits:
+            self._watch(loop, min(wait.when for wait in self._waits))
 
 
 async def first_of(futures: Sequence[asyncio.Future[Any]], limit: float | None) -> set[asyncio.Future[Any]]:

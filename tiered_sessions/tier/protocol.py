@@ -20,7 +20,7 @@ from dataclasses import replace
 from enum import Enum
 from typing import Any, Literal, NamedTuple
 
-from ..cache.base import Granted, Hit, LeaseRefused, Lookup, Masked, Miss, Unavailable
+from ..cache.base import Granted, Hit, LeaseRefused, Lookup, Miss, Unavailable
 from ..records import (
     Already,
     Append,
@@ -85,6 +85,9 @@ from .steps import (
     Young,
 )
 
+_BEGAN = Local(Began())
+_PROBED = Local(Probed())
+
 # --- small parts -------------------------------------------------------------------------------
 
 
@@ -139,9 +142,9 @@ class Absent(NamedTuple):
 
 
 def _verdict(found: Lookup, standing: Standing, probed: int, rules: Rules) -> Verdict:
-    if isinstance(found, Masked | Unavailable):
-        return Verdict.BYPASS
-    if isinstance(found, Miss) or standing is Standing.BELOW:
+    if not isinstance(found, Hit):
+        return Verdict.FETCH if isinstance(found, Miss) else Verdict.BYPASS
+    if standing is Standing.BELOW:
         return Verdict.FETCH
     if standing is Standing.DOUBT:
         return Verdict.VALIDATE
@@ -161,11 +164,11 @@ def _verdict(found: Lookup, standing: Standing, probed: int, rules: Rules) -> Ve
     return Verdict.VALIDATE if strong or age > rules.max_staleness else Verdict.SERVE
 
 
-def _look(key: SessionKey, query: Query, rules: Rules) -> Steps[Answer | Absent]:
+def _look(key: SessionKey, query: Query, rules: Rules, began: int) -> Steps[Answer | Absent]:
     """Steps 1-3: one flight to the cache, then serve, validate, or say what is missing."""
-    began = yield Local(Began())
+    scopes = key.scopes
     known = None if rules.private else (yield Local(Known(key)))
-    lookup = yield Send(LookUp(key.scopes, header_only=known is not None))
+    lookup = yield Send(LookUp(scopes, header_only=known is not None))
     # At 0 the tags are read beside the cache, not after it. A later look reads them anew.
     strong = (yield Send(ReadTags(key))) if rules.max_staleness == 0 else None
     got = yield Wait((lookup,), Timer.CACHE)
@@ -173,24 +176,23 @@ def _look(key: SessionKey, query: Query, rules: Rules) -> Steps[Answer | Absent]
         return Absent(())
     found: tuple[Lookup, ...] = got.value
     session = found[0]
-    if isinstance(session, Hit) and session.header_only:
-        if known is not None and known.tag == session.content.tag:
-            # Equal tags are equal content, and it is a shared cache that says so (5.4).
-            session = replace(session, content=known)
-        else:
-            # The entry changed elsewhere. One command reads all of it, so nothing is torn (R32).
-            found = yield from ask(LookUp(key.scopes, header_only=False))
-            if isinstance(found, Unavailable):
-                return Absent(())
-            session, known = found[0], None
-    found = (session, *found[1:])
+    if isinstance(session, Unavailable):
+        return Absent(())
+    # Equal tags are equal content, and it is a shared cache that says so (5.4).
+    kept: Content | None = None
+    if known is not None and isinstance(session, Hit) and known.tag == session.content.tag:
+        kept = known
+    elif isinstance(session, Hit) and session.header_only:
+        # The entry changed elsewhere. One command reads all of it, so nothing is torn (R32).
+        found = yield from ask(LookUp(scopes, header_only=False))
+        if isinstance(found, Unavailable):
+            return Absent(())
 
-    probed = yield Local(Probed())
+    tags = tuple([entry.content.tag if isinstance(entry, Hit) else None for entry in found])
+    probed = yield _PROBED
+    standings = yield Local(Judge(scopes, tags))
     verdicts: list[Verdict] = []
-    for scope, entry in zip(key.scopes, found, strict=True):
-        standing = Standing.FINE
-        if isinstance(entry, Hit):
-            standing = yield Local(Judge(scope, entry.content.tag))
+    for scope, entry, standing in zip(scopes, found, standings, strict=True):
         if standing is Standing.BELOW:
             # Dropped first, else the lease would answer "present" (I6).
             yield from ask(Drop(scope, None, None))
@@ -199,18 +201,18 @@ def _look(key: SessionKey, query: Query, rules: Rules) -> Steps[Answer | Absent]
     hits = [entry for entry in found if isinstance(entry, Hit)]
     if len(hits) < len(found) or Verdict.FETCH in verdicts:
         # One statement will load all parts; only what is missing here may be filled.
-        missing = [s for s, v in zip(key.scopes, verdicts, strict=True) if v is Verdict.FETCH]
+        missing = [s for s, v in zip(scopes, verdicts, strict=True) if v is Verdict.FETCH]
         return Absent(tuple(missing))
 
     if Verdict.VALIDATE in verdicts:
         if strong is None:
-            tags: Tags = yield from sql(ReadTags(key))
+            held: Tags = yield from sql(ReadTags(key))
         else:
             got = yield Wait((strong,))
-            tags = got.value
+            held = got.value
         changed: list[ScopeKey] = []
-        for scope, entry, verdict in zip(key.scopes, hits, verdicts, strict=True):
-            tag = tags.tag(scope)
+        for scope, entry, verdict in zip(scopes, hits, verdicts, strict=True):
+            tag = held.tag(scope)
             accepted = yield Local(Observed(scope, tag, began))
             if tag != entry.content.tag or not accepted:
                 changed.append(scope)
@@ -221,8 +223,8 @@ def _look(key: SessionKey, query: Query, rules: Rules) -> Steps[Answer | Absent]
         if changed:
             return Absent(tuple(changed))
 
-    content = hits[0].content
-    source: Literal["process", "cache", "store"] = "process" if rules.private or known else "cache"
+    content = hits[0].content if kept is None else kept
+    source: Literal["process", "cache", "store"] = "process" if rules.private or kept is not None else "cache"
     if not query.answered_by(content):
         first = content.events[0].seq if content.events else content.tag.revision + 1
         older: Older | None = yield from sql(LoadOlder(key, first, query))
@@ -232,11 +234,10 @@ def _look(key: SessionKey, query: Query, rules: Rules) -> Steps[Answer | Absent]
             return Absent((key.session,))
         events = older.events + content.events
         content = replace(content, events=events, complete=older.complete, before=None)
-        known, source = None, "store"
-    if known is None and query.after is None and not rules.private:
+        kept, source = None, "store"
+    if kept is None and query.after is None and not rules.private:
         yield Local(Keep(key, content))
-    for scope, entry in zip(key.scopes, hits, strict=True):
-        yield Local(Served(scope, entry.content.tag))
+    yield Local(Served(scopes, tuple([hit.content.tag for hit in hits])))
     snapshot = Snapshot(key, content, hits[1].content, hits[2].content)
     return Answer(snapshot, source)
 
@@ -265,7 +266,7 @@ def fetch(key: SessionKey, query: Query, leases: Sequence[ScopeKey], rules: Rule
     while refused in (LeaseRefused.WAIT, LeaseRefused.PRESENT):
         if refused is LeaseRefused.WAIT and (yield Wait((), Timer.POLL)) is not Ended.TIMER:
             break
-        seen = yield from _look(key, query, rules)
+        seen = yield from _look(key, query, rules, (yield _BEGAN))
         if isinstance(seen, Answer):
             return seen
         if refused is LeaseRefused.PRESENT and key.session in seen.leases:
@@ -305,8 +306,8 @@ def read(key: SessionKey, query: Query, rules: Rules) -> Steps[Answer]:
     """Finds one session. Never older than what this process wrote or served before (I6)."""
     answer = Answer(None, "store")
     for _ in range(3):
-        began = yield Local(Began())
-        seen = (yield from _look(key, query, rules)) if rules.cached else Absent(())
+        began = yield _BEGAN
+        seen = (yield from _look(key, query, rules, began)) if rules.cached else Absent(())
         if isinstance(seen, Answer):
             answer = seen
             break
@@ -420,7 +421,7 @@ def _shared(marked: Marked, scope: ScopeKey, content: Content | None, rules: Rul
 
 def append(operation: Append, rules: Rules) -> Steps[AppendOutcome | None]:
     """Stores one append: masks, one statement, apply. None: cancelled before the statement."""
-    began = yield Local(Began())
+    began = yield _BEGAN
     scopes = operation.scopes
     marked = yield from _mask(scopes, rules, grouped=operation.shareable)
     if not isinstance(marked, Marked):

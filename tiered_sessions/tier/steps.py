@@ -258,17 +258,17 @@ class Standing(Enum):
 
 
 class Judge(NamedTuple):
-    """-> Standing."""
+    """-> tuple[Standing, ...]: one a scope; of a scope without an entry (tag None) nothing is said."""
 
-    scope: ScopeKey
-    tag: Tag
+    scopes: tuple[ScopeKey, ...]
+    tags: tuple[Tag | None, ...]
 
 
 class Served(NamedTuple):
-    """The caller is about to see this: later reads must not be older."""
+    """The caller is about to see these: later reads must not be older."""
 
-    scope: ScopeKey
-    tag: Tag
+    scopes: tuple[ScopeKey, ...]
+    tags: tuple[Tag, ...]
 
 
 class Observed(NamedTuple):

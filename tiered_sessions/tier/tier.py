@@ -35,6 +35,7 @@ from ..records import (
     Create,
     CreateOutcome,
     DeleteOutcome,
+    EventRecord,
     Exists,
     Expired,
     Failed,
@@ -46,16 +47,16 @@ from ..records import (
     Tags,
     Unknown,
 )
+from ..shared_events import SharedEvents
 from ..store.base import SessionStore
 from . import chores, protocol, steps
 from .breaker import Breaker
 from .calls import CacheCalls, Call
-from .decoded import DecodedSessions
 from .flights import Flight, Flights
 from .floors import Floors
 from .knowledge import Knowledge
 from .namespace import Namespace
-from .patience import HELD_UP
+from .patience import HELD_UP, Patience
 from .sampler import Sampler
 from .steps import Answer, Ended, Reply, Rules, Steps, Swept, Timer, Wait
 from .upkeep import OUTBOX_BATCH, SWEEP_BATCH, Upkeep
@@ -82,6 +83,7 @@ class SessionTier:
         config: The numbers.
         metrics: Receives the counters.
         owns_cache: Whether `close()` closes the cache.
+        kept: The sessions read last, by whatever tier of this database; None: some of its own.
         clock: Seconds, monotonic, the same as the event loop's.
     """
 
@@ -93,6 +95,7 @@ class SessionTier:
         metrics: Metrics | None = None,
         *,
         owns_cache: bool = True,
+        kept: SharedEvents[Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
@@ -118,10 +121,12 @@ class SessionTier:
             cache, self._breaker, self._metrics, clock, elected_for=2 * config.outbox_poll
         )
         self._floors = Floors(None if staleness is None else staleness + 1, clock)
-        decoded = DecodedSessions(config.decoded_bytes // 4)
-        self._knowledge = Knowledge(self._floors, decoded, self._breaker, clock, config.mask_age)
+        if kept is None:
+            kept = SharedEvents(_undecoded, config.decoded_bytes, shared=False)
+        self._knowledge = Knowledge(self._floors, kept, self._breaker, clock, config.mask_age)
         self._flights: Flights[tuple[SessionKey, Query], Answer] = Flights()
         self._reads = asyncio.Semaphore(config.store_reads)
+        self._patience = Patience()
         self._preparing: asyncio.Task[None] | None = None
         self._prepared = False
         self._closed = False
@@ -165,7 +170,8 @@ class SessionTier:
 
     async def get(self, key: SessionKey, query: Query) -> Snapshot | None:
         """Reads one session with the events `query` asks for; None if there is none."""
-        await self.prepare()
+        if self._closed or not self._prepared:
+            await self.prepare()
         call = Call(self._config.cache_budget)
         answer = await self._perform(protocol.read(key, query, self._rules), call)
         self._metrics.count(_SOURCES[answer.source])
@@ -330,10 +336,10 @@ class SessionTier:
                     return done.value  # type: ignore[no-any-return]
                 if isinstance(step, steps.Local):
                     reply = self._knowledge.answer(step.question, call)
-                elif isinstance(step, steps.Send):
-                    reply = self._send(step.command, call)
                 elif isinstance(step, Wait):
                     reply = await self._wait(step, call)
+                elif isinstance(step, steps.Send):
+                    reply = self._send(step.command, call)
                 elif isinstance(step, steps.Later):
                     self._calls.later(step.command)
                     reply = None
@@ -341,9 +347,12 @@ class SessionTier:
                     reply = await self._board(step, call)
         finally:
             generator.close()
-            await call.end()
+            if not call.idle:
+                await call.end()
 
     def _send(self, command: steps.Command, call: Call) -> int:
+        if isinstance(command, steps.LookUp):
+            return self._send_to_cache(command, call)
         if isinstance(command, steps.SqlRead):
             if call.flight is not None and isinstance(command, steps.Load):
                 call.flight.leave_cache()
@@ -354,6 +363,9 @@ class SessionTier:
         if isinstance(command, steps.Write):
             call.committed = True
             return call.start(self._commit(command, call))
+        return self._send_to_cache(command, call)
+
+    def _send_to_cache(self, command: steps.CacheCommand, call: Call) -> int:
         refused = self._calls.refused(command)
         if refused is not None:
             return call.reply(refused)
@@ -394,21 +406,19 @@ class SessionTier:
         elif isinstance(operation, Create):
             outcome = await call.writer.create(operation, outbox)
         else:
-            outcome = await call.writer.delete(
-                operation.key, outbox, only_expired=operation.only_expired
-            )
+            outcome = await call.writer.delete(operation.key, outbox, only_expired=operation.only_expired)
         if outbox and isinstance(outcome, Committed | Snapshot | bool):
             self._metrics.count(counters.OUTBOX_WRITTEN, len(outbox))
         return outcome
 
     async def _wait(self, wait: Wait, call: Call) -> Reply | Ended:
         if wait.timer is None:
-            return await call.wait(wait.handles, None)
+            return await call.wait(wait.handles, None, self._patience)
         self._calls.hurry()
         limit = _POLL if wait.timer is Timer.POLL else self._breaker.timeout
         began = self._clock()
         allowed = min(limit, call.budget)
-        ended = await call.wait(wait.handles, allowed)
+        ended = await call.wait(wait.handles, allowed, self._patience)
         took = self._clock() - began
         call.budget -= took
         if ended is Ended.TIMER:
@@ -471,6 +481,10 @@ class SessionTier:
     async def _tags(self, key: SessionKey) -> Tags:
         async with self._reads:
             return await self._store.tags(key)
+
+
+def _undecoded(record: EventRecord) -> Any:
+    raise AssertionError("who wants events gives what decodes them")
 
 
 def _error(outcome: Failed | Unknown) -> Exception:

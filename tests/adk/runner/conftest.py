@@ -27,9 +27,7 @@ def urls(store: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[
 
 
 @pytest.fixture
-async def make(
-    urls: dict[str, str], request: pytest.FixtureRequest
-) -> AsyncIterator[Callable[[str], Any]]:
+async def make(urls: dict[str, str], request: pytest.FixtureRequest) -> AsyncIterator[Callable[[str], Any]]:
     """Makes a service, stock or ours; databases on a server get Redis in front of ours."""
     from google.adk.sessions import DatabaseSessionService
 

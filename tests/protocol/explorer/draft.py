@@ -301,7 +301,7 @@ class Draft:
             return actor, models.reply(None)
         if isinstance(step, Answered | Returned):
             if isinstance(step, Answered):
-                seen = judge.answer(self.sql, step.answer, actor.bound)
+                seen = judge.answer(self.sql, step.answer, actor.bound, step.query)
             else:
                 seen = judge.written(step.outcome, actor.own)
             if weak:
@@ -336,7 +336,7 @@ class Draft:
         actor = self.actor(kind, at)
         values = self.models.actors.values
         mine = [values[number] for number in self.flights if values[number].process == actor.process]
-        shared = [flight for flight in mine if not flight.private]
+        shared = [flight for flight in mine if not flight.private and flight.query == step.query]
         if shared and self.models.joined[shared[-1].sealed]:
             self.put(kind, at, actor._replace(flight=shared[-1].name))
             return
@@ -346,7 +346,7 @@ class Draft:
 
     def _start_flight(self, actor: Actor, step: steps.Flight, name: str, *, private: bool) -> None:
         machine = self.models.machines.new(("fetch", step), self.models.fetch(step))
-        flight = Actor(machine, actor.process, name, private=private, sealed=private)
+        flight = Actor(machine, actor.process, name, private=private, sealed=private, query=step.query)
         self.flights.append(self.models.actors.add(flight))
 
     def _end(self, kind: str, at: int, actor: Actor, value: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, get_args
 
 from tests.protocol.explorer.sql import KEY, SCOPES, SqlStates
@@ -9,10 +10,11 @@ from tests.protocol.explorer.state import Promise, Scenario, State
 from tests.protocol.explorer.tiers import CacheStates
 from tiered_sessions.cache.base import CacheLimits, Hit
 from tiered_sessions.cache.chunks import CHUNK
-from tiered_sessions.records import Already, Committed, Content, Failed, Snapshot, Unknown
+from tiered_sessions.records import Already, Committed, Content, Failed, Query, Snapshot, Unknown
 from tiered_sessions.tier.steps import Answer, CacheCommand, Wait
 
 _CACHE = get_args(CacheCommand)
+_ALL = Query()
 
 
 class Violated(Exception):
@@ -29,9 +31,18 @@ def _same(one: Content | None, other: Content | None) -> bool:
     return one == other and tuple(one.tag) == tuple(other.tag)
 
 
-def _index(versions: Versions, content: Content | None, first: int = 0) -> int | None:
+def _shown(version: Content | None, query: Query) -> Content | None:
+    """Returns what a reader who asks so sees of a version; what lies before it is no part of an answer."""
+    if version is None or query == Query():
+        return version
+    return replace(version, events=query.select(version.events), complete=True, before=None)
+
+
+def _index(versions: Versions, content: Content | None, query: Query, first: int = 0) -> int | None:
     """Returns which version this is, from `first` on."""
-    return next((at for at in range(first, len(versions)) if _same(versions[at], content)), None)
+    shown = content and _shown(content, query)
+    found = (at for at in range(first, len(versions)) if _same(_shown(versions[at], query), shown))
+    return next(found, None)
 
 
 def _tail(content: Content, version: Content | None) -> bool:
@@ -127,16 +138,18 @@ class Judge:
         if not any(moved == 1 or (moved > 1 and scope != KEY.session) for moved in far):
             raise Violated(f"I3: the entry of {scope.kind} moved by {far} versions: {command}")
 
-    def answer(self, sql: int, answer: Answer, bound: tuple[int, ...]) -> tuple[int, ...]:
+    def answer(
+        self, sql: int, answer: Answer, bound: tuple[int, ...], query: Query = _ALL
+    ) -> tuple[int, ...]:
         """I1 and I4-I6 of one answer: returns the versions shown."""
         versions = self._sql.table.values[sql].versions
         shown = list(bound)
         snapshot = answer.snapshot
         for at, scope in enumerate(SCOPES if snapshot else SCOPES[:1]):
             content = snapshot.content(scope) if snapshot else None
-            found = _index(versions[at], content, bound[at])
+            found = _index(versions[at], content, query, bound[at])
             if found is None:
-                known = _index(versions[at], content) is not None
+                known = _index(versions[at], content, query) is not None
                 wrong = f"I4-I6: too old, version {bound[at]} was due" if known else "I1: never committed"
                 raise Violated(f"{wrong}: {scope.kind} {content} from {answer.source}")
             shown[at] = found

@@ -48,6 +48,31 @@ _NEVER = (
         cold=True,
         window=1,
     ),
+    Scenario(
+        "fewer and more events than the window",
+        ((0, turn("a")), (1, read(limit=1)), (1, read(limit=2))),
+        window=1,
+    ),
+    Scenario("events since a moment", ((0, append("a")), (1, turn("b")), (1, read(after=1))), window=1),
+    Scenario(
+        "a fill that is not the answer",
+        ((0, append("a")), (1, read(after=0))),
+        cold=True,
+        window=1,
+        rules=replace(RULES, window_events=1),
+    ),
+    Scenario(
+        "two queries, two flights",
+        ((0, append("a")), (1, read(limit=1)), (1, read(limit=2))),
+        cold=True,
+        faults=Faults(polls=0),
+    ),
+    Scenario(
+        "a part of a window of a session created again",
+        ((0, then(read(), delete(), create())), (1, read(limit=2))),
+        cold=True,
+        window=1,
+    ),
     Scenario("a shared flight", ((0, delete()), (1, read()), (1, read())), cold=True),
     Scenario(
         "a shared flight that looks again",
@@ -247,6 +272,25 @@ LARGE = (
     Scenario("3 turns", ((0, turn("a")), (1, turn("b")), (2, turn("c")))),
     Scenario("1 writer x 2 readers, cold", ((0, turn("a")), (1, read()), (1, read(2))), cold=True),
     Scenario("2 writers, cold", ((0, turn("a")), (1, turn("b"))), cold=True),
+    Scenario(
+        "parts of a window, cold",
+        ((0, turn("a")), (1, read(limit=1)), (1, read(limit=2))),
+        cold=True,
+        window=1,
+    ),
+    Scenario(
+        "parts of a window of a session created again",
+        ((0, then(read(), delete(), create(), append("a", compare=False))), (1, read(2, limit=2))),
+        cold=True,
+        window=1,
+    ),
+    Scenario(
+        "events since a moment, a writer dies",
+        ((0, turn("a")), (1, read(2, after=1))),
+        jumps=_MASKS_END,
+        window=1,
+        faults=Faults(crashes=1),
+    ),
     Scenario(
         "2 writers x 1 reader, user state",
         ((0, turn("a", user=True)), (1, turn("b", user=True)), (1, read())),

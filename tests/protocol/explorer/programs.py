@@ -25,6 +25,7 @@ class Answered(NamedTuple):
     """A read returned."""
 
     answer: Answer
+    query: Query
 
 
 class Returned(NamedTuple):
@@ -36,16 +37,16 @@ class Returned(NamedTuple):
 # --- programs ----------------------------------------------------------------------------------
 
 
-def _reading(calls: Calls) -> Generator[Any, Any, Answer]:
+def _reading(query: Query, calls: Calls) -> Generator[Any, Any, Answer]:
     yield Begins()
-    answer: Answer = yield from calls.protocol.read(KEY, Query(), calls.rules)
-    yield Answered(answer)
+    answer: Answer = yield from calls.protocol.read(KEY, query, calls.rules)
+    yield Answered(answer, query)
     return answer
 
 
-def _reads(times: int, calls: Calls) -> Generator[Any, Any, None]:
+def _reads(times: int, query: Query, calls: Calls) -> Generator[Any, Any, None]:
     for _ in range(times):
-        yield from _reading(calls)
+        yield from _reading(query, calls)
 
 
 def _delta(name: str, user: bool) -> bytes | None:
@@ -53,7 +54,7 @@ def _delta(name: str, user: bool) -> bytes | None:
 
 
 def _turn(name: str, user: bool, retry: bool, calls: Calls) -> Generator[Any, Any, None]:
-    answer = yield from _reading(calls)
+    answer = yield from _reading(Query(), calls)
     if answer.snapshot is None:
         return
     event = NewEvent(name, "i", 1, b"{}")
@@ -113,9 +114,9 @@ def _sequence(parts: tuple[Program, ...], calls: Calls) -> Generator[Any, Any, N
         yield from part(calls)
 
 
-def read(times: int = 1) -> Program:
-    """Reads the session."""
-    return partial(_reads, times)
+def read(times: int = 1, *, limit: int | None = None, after: int | None = None) -> Program:
+    """Reads the session, or the newest of its events; those of the first state have the time 0."""
+    return partial(_reads, times, Query(limit, after))
 
 
 def turn(name: str, *, user: bool = False, retry: bool = False) -> Program:

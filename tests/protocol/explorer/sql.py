@@ -20,6 +20,7 @@ from tiered_sessions.records import (
     Missing,
     Older,
     OutboxRow,
+    Query,
     ScopeKey,
     SessionKey,
     Snapshot,
@@ -31,6 +32,7 @@ from tiered_sessions.tier import steps
 
 KEY = SessionKey("app", "user", "session")
 SCOPES = KEY.scopes
+_ALL = Query()
 
 
 class Foreign(NamedTuple):
@@ -87,10 +89,18 @@ class Sql(NamedTuple):
             sql = sql._replace(outbox=tuple(sorted((*kept, added))), fresh=sql.fresh + 1)
         return sql
 
-    def load(self) -> Snapshot | None:
+    def load(self, query: Query = _ALL) -> Snapshot | None:
         session, user, app = (self.row(scope) for scope in SCOPES)
+        if session is None:
+            return None
+        events, complete = _newest(session.events, query)
+        older = session.events[: len(session.events) - len(events)]
+        # As store/reads.py: what was left out is looked up only if it is all that came before.
+        known = older and events and query.after is None
+        before = max(event.timestamp for event in older) if known else None
+        shown = replace(session, events=events, complete=complete, before=before)
         left = None if self.ends is None else self.ends - self.now
-        return Snapshot(KEY, session, user, app, left) if session else None
+        return Snapshot(KEY, shown, user, app, left)
 
     def expire(self) -> Sql:
         """By the database's clock the session's time is over."""
@@ -115,14 +125,22 @@ FIRST = Sql(
 """One session of two events."""
 
 
+def _newest(events: tuple[EventRecord, ...], query: Query) -> tuple[tuple[EventRecord, ...], bool]:
+    """Returns the events a query asks for, and whether they are all."""
+    chosen = query.select(events)
+    return chosen, query.after is None and query.limit != 0 and len(chosen) == len(events)
+
+
 def perform(sql: Sql, command: Any) -> tuple[Sql, Any]:
     """Executes one command: the database afterwards, and its reply."""
     match command:
-        case steps.Load():
-            return sql, sql.load()
-        case steps.LoadOlder(_, before, _):
+        case steps.Load(_, query):
+            return sql, sql.load(query)
+        case steps.LoadOlder(_, before, query):
             row = sql.row(KEY.session)
-            return sql, row and Older(row.tag, tuple(e for e in row.events if e.seq < before), True)
+            if row is None:
+                return sql, None
+            return sql, Older(row.tag, *_newest(tuple(e for e in row.events if e.seq < before), query))
         case steps.ReadTags():
             return sql, Tags(*(sql.tag(scope) for scope in SCOPES))
         case steps.Write(operation, outbox):

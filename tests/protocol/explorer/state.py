@@ -8,6 +8,7 @@ from enum import Enum
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from tiered_sessions.records import Query
 from tiered_sessions.tier.steps import Rules
 
 RULES = Rules(
@@ -126,7 +127,7 @@ class Actor(NamedTuple):
     `bound`: the versions its read must not be older than; `own`: those its statement left.
     `aged`: handles up to this one were sent before a jump. `writing`: 1 with a connection, 2 from
     the statement on. A flight has a `name` by which callers wait for it; `sealed`, `left` as in
-    tier/flights.py; `private`: nobody else can join it.
+    tier/flights.py; `private`: nobody else can join it; `query`: what whoever joins it asks for.
     """
 
     machine: int
@@ -145,6 +146,7 @@ class Actor(NamedTuple):
     sealed: bool = False
     left: bool = False
     private: bool = False
+    query: Query | None = None
 
 
 class State(NamedTuple):

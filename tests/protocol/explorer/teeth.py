@@ -97,7 +97,7 @@ _SWAPS: dict[str, tuple[str, tuple[Change, ...]]] = {
     "no outbox rows": ("a writer cut off", ((COMMIT, COMMIT.replace("tuple(unmasked)", "()")),)),
     "kept content whatever its tag": (
         "a writer, two reads",
-        (("known is not None and known.tag == session.content.tag", "known is not None"),),
+        ((" and known.tag == session.content.tag", ""),),
     ),
     "the time of a check read after its tags": ("foreign state", ((TOUCH, LATE_TOUCH),)),
     "at 0 an entry is not checked": (
@@ -108,9 +108,17 @@ _SWAPS: dict[str, tuple[str, tuple[Change, ...]]] = {
         "a window of a session created again",
         (("if older is None or older.tag != content.tag:", "if older is None:"),),
     ),
+    "more events than the window holds are not looked for": (
+        "fewer and more events than the window",
+        (("if not query.answered_by(content):", "if False:"),),
+    ),
+    "what was filled is the answer": (
+        "a fill that is not the answer",
+        (("if wanted != query and not query.answered_by(snapshot.session):", "if False:"),),
+    ),
     "the floor is not asked": (
         "evicted, one process",
-        (("standing = yield Local(Judge(scope, entry.content.tag))", "pass"),),
+        (("yield Local(Judge(scopes, tags))", "(Standing.FINE,) * 3"),),
     ),
     "a call that never ends": ("a writer, two reads", ((COMMIT, COMMIT + "    yield Wait((10**6,))\n"),)),
     "a call that raises": ("a writer, two reads", ((COMMIT, COMMIT + "    assert outcome is None\n"),)),

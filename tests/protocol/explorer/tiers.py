@@ -138,7 +138,7 @@ class FloorStates:
             case steps.Began():
                 return floors.began()
             case steps.Judge():
-                return floors.judge(*question)
+                return floors.standings(*question)
             case steps.Served():
                 return floors.served(*question)
             case steps.Observed():

@@ -44,12 +44,12 @@ class World:
     def steps(self, state: State) -> list[Step]:
         """Returns what calls and servers can do; nothing is under way if there is none."""
         found: list[Step] = []
-        running: set[int] = set()
+        running: set[tuple[int, Query | None]] = set()
         for at, actor in self._actors(state, "flights"):
-            if actor.private or actor.process not in running:
+            if actor.private or (actor.process, actor.query) not in running:
                 found += self._of(state, "flights", at, actor)
             if not actor.private:
-                running.add(actor.process)
+                running.add((actor.process, actor.query))
         for at, actor in self._actors(state, "actors"):
             if actor.machine != ENDED:
                 found += self._of(state, "actors", at, actor)
@@ -183,7 +183,8 @@ class World:
         """Says whether the flight a caller joined, or the one ahead of it, may still take its time."""
         flights = [f for _, f in self._actors(state, "flights") if f.process == caller.process]
         own = next(f for f in flights if f.name == caller.flight)
-        return not own.private and not next(f for f in flights if not f.private).left
+        ahead = next(f for f in flights if not f.private and f.query == own.query)
+        return not own.private and not ahead.left
 
     # --- doing it -----------------------------------------------------------------------------
 

@@ -27,21 +27,21 @@ class ExplicitDialect(PortableDialect):
     async def limits(self, connection: AsyncConnection, patience: int) -> None:
         """Sets the time-outs of the transaction just begun."""
 
-    @contextlib.asynccontextmanager
-    async def bounded(self, connection: AsyncConnection, patience: int = 1) -> AsyncIterator[None]:
-        """Cuts the connection if the server has long been due to answer."""
-        with self.cutting((await connection.get_raw_connection()).driver_connection, patience):
-            yield
-
     @contextlib.contextmanager
     def cutting(self, driver: Any, patience: int = 1) -> Iterator[None]:
-        """As `bounded`, for a driver's own connection."""
+        """Cuts the connection if the server has long been due to answer."""
         seconds = self.config.statement_timeout * patience + 0.5
         timer = asyncio.get_running_loop().call_later(seconds, _cut, driver)
         try:
             yield
         finally:
             timer.cancel()
+
+    @contextlib.asynccontextmanager
+    async def bounded(self, connection: AsyncConnection, patience: int = 1) -> AsyncIterator[None]:
+        """As `cutting`, for SQLAlchemy's connection."""
+        with self.cutting((await connection.get_raw_connection()).driver_connection, patience):
+            yield
 
     async def read(self, connection: AsyncConnection, make: Make[T]) -> T:
         async with self.bounded(connection, patience=10):

@@ -1,19 +1,22 @@
-"""MariaDB and MySQL: a load is one statement; on MariaDB so is an append that merges no state."""
+"""MariaDB and MySQL: a load is one statement; on MariaDB so is a write that merges no state."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeVar
 
 from sqlalchemy import TextClause, text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ...config import TieredConfig
 from ...records import (
     Append,
     AppendOutcome,
     Committed,
+    Create,
+    CreateOutcome,
+    DeleteOutcome,
     Older,
     Query,
     ScopeKey,
@@ -24,9 +27,10 @@ from ...records import (
 from .. import writes
 from ..clock import MYSQL_NOW
 from ..failures import DRIVER_ERRORS, is_duplicate, is_retryable
-from ..lent import Texts, lend_doubtful, perform, watched
-from ..steps import Flavour, Row, Unit
+from ..lent import Lent, Texts, lend_doubtful, perform, watched
+from ..steps import Flavour, Params, Reply, Row, Step, Unit, first, key_params
 from ..values import ascii_json, fresh, to_micros, to_time
+from . import mysql_life as life
 from . import mysql_reads
 from .explicit import ExplicitDialect
 from .mysql_reads import ALIVE, same_bytes
@@ -46,8 +50,7 @@ class MysqlDialect(ExplicitDialect):
         self.flavour = Flavour(text=ascii_json)
         self._texts = Texts(engine.dialect)
 
-    async def alive(self, connection: AsyncConnection) -> bool:
-        driver: Any = (await connection.get_raw_connection()).driver_connection
+    def alive(self, driver: Any) -> bool:
         reader = getattr(driver, "_reader", None)
         if reader is None:
             return True
@@ -55,13 +58,22 @@ class MysqlDialect(ExplicitDialect):
         # the server's farewell.
         return not (reader.at_eof() or reader.exception() or reader._buffer)
 
-    async def append(
-        self, connection: AsyncConnection, write: Append, outbox: Sequence[ScopeKey]
-    ) -> AppendOutcome:
-        if getattr(connection.dialect, "is_mariadb", False) and _plain(write):
+    @property
+    def _compound(self) -> bool:
+        """Whether the server takes statements of several; known since the first connection."""
+        return bool(getattr(self.engine.dialect, "is_mariadb", False))
+
+    async def _execute(self, lent: Lent, statement: TextClause, params: Params) -> Sequence[Row]:
+        """Executes a compound statement: the driver's way, if nobody listens."""
+        if self.lends:
+            return await lent.run(_fetch(lent.driver, *self._texts.of(Step(statement, params))))
+        result: Sequence[Row] = (await (await lent.whole()).execute(statement, params)).all()
+        return result
+
+    async def append(self, lent: Lent, write: Append, outbox: Sequence[ScopeKey]) -> AppendOutcome:
+        if self._compound and _plain(write):
             try:
-                async with self.bounded(connection):
-                    committed = await self._append(connection, write, outbox)
+                committed = await self._append(lent, write, outbox)
             except DRIVER_ERRORS as error:
                 if not (is_duplicate(error) or is_retryable(error)):
                     raise
@@ -69,16 +81,14 @@ class MysqlDialect(ExplicitDialect):
                 if committed is not None:
                     return committed
         # Merges what SQL cannot (JSON_MERGE_PATCH drops nulls), and settles what found no row.
-        return await super().append(connection, write, outbox)
+        return await super().append(lent, write, outbox)
 
-    async def _append(
-        self, connection: AsyncConnection, write: Append, outbox: Sequence[ScopeKey]
-    ) -> Committed | None:
+    async def _append(self, lent: Lent, write: Append, outbox: Sequence[ScopeKey]) -> Committed | None:
         tag, k = write.expected, max(len(write.events), 1)
         assert tag is not None
         nonce = fresh()
         params: dict[str, Any] = {
-            **_params(write.key),
+            **key_params(write.key),
             "i": tag.incarnation,
             "r": tag.revision,
             "n": tag.nonce,
@@ -98,12 +108,41 @@ class MysqlDialect(ExplicitDialect):
         if outbox:
             params |= {"micros": write.update_time, "stamp": fresh()}
         statement = _append_statement(len(write.events), bool(outbox))
-        row = (await connection.execute(statement, params)).one_or_none()
+        row = first(Reply(await self._execute(lent, statement, params), 0))
         if row is None or row[0] is None:
             return None
         new = Tag(tag.incarnation, tag.revision + k, nonce, to_micros(row[0]))
         records = writes.records(write, tag.revision)
         return Committed(new, records, None, None, None, expires_in=row[1])
+
+    async def create(self, lent: Lent, write: Create, outbox: Sequence[ScopeKey]) -> CreateOutcome:
+        plain = not (write.user_delta or write.app_delta or write.replace_expired or outbox)
+        if self._compound and plain:
+            tag = Tag(fresh(), 0, fresh(), write.update_time)
+            params = {**key_params(write.key), **life.create_params(write, tag)}
+            try:
+                rows = await self._execute(lent, life.CREATE, params)
+            except DRIVER_ERRORS as error:
+                if not (is_duplicate(error) or is_retryable(error)):
+                    raise
+            else:
+                if rows[0][0] is not None:
+                    return life.created(write, tag, rows)
+        # Merges, adopts, makes way, and says what is in the way.
+        return await super().create(lent, write, outbox)
+
+    async def delete(
+        self, lent: Lent, key: SessionKey, outbox: Sequence[ScopeKey], only_expired: bool
+    ) -> DeleteOutcome:
+        if self._compound and not outbox:
+            try:
+                ((found,),) = await self._execute(lent, life.delete_statement(only_expired), key_params(key))
+            except DRIVER_ERRORS as error:
+                if not is_retryable(error):
+                    raise
+            else:
+                return bool(found)
+        return await super().delete(lent, key, outbox, only_expired)
 
     # --- reads ----------------------------------------------------------------------------
 
@@ -113,13 +152,8 @@ class MysqlDialect(ExplicitDialect):
 
     async def lent(self, make: Make[T]) -> T:
         async def work(driver: Any) -> T:
-            async def fetch(statement: str, values: list[Any]) -> list[Row]:
-                async with driver.cursor() as cursor:
-                    await cursor.execute(statement, values)
-                    return list(await cursor.fetchall())
-
             with self.cutting(driver, patience=10):
-                return await perform(make(), self._texts, fetch)
+                return await perform(make(), self._texts, partial(_fetch, driver))
 
         return await lend_doubtful(self.engine, work)
 
@@ -129,9 +163,14 @@ class MysqlDialect(ExplicitDialect):
     def older(self, key: SessionKey, before_seq: int, query: Query) -> Unit[Older | None]:
         return mysql_reads.older(key, before_seq, query)
 
+    def sessions(self, app_name: str, user_id: str | None) -> Unit[list[Snapshot]]:
+        return mysql_reads.sessions(app_name, user_id)
 
-def _params(key: SessionKey) -> dict[str, Any]:
-    return {"a": key.app_name, "u": key.user_id, "s": key.session_id}
+
+async def _fetch(driver: Any, statement: str, values: list[Any]) -> Sequence[Row]:
+    async with driver.cursor() as cursor:
+        await cursor.execute(statement, values)
+        return list(await cursor.fetchall())
 
 
 def _plain(write: Append) -> bool:

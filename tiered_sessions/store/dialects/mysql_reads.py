@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import TextClause, text
 
 from ...records import Content, EventRecord, Older, Query, SessionKey, Snapshot, Tag
 from ..clock import MYSQL_NOW
-from ..steps import Row, Step, Unit, key_params
+from ..steps import Params, Row, Step, Unit, key_params
 from ..values import to_time
 
 ALIVE: Final = f"(expires_at IS NULL OR expires_at > {MYSQL_NOW})"
@@ -75,6 +76,29 @@ def older(key: SessionKey, before_seq: int, query: Query) -> Unit[Older | None]:
         return None
     events, cut = _oldest_first(rows, query)
     return Older(_tag(session, _SOME_FOREIGN in parts), events, complete=not cut and query.after is None)
+
+
+def sessions(app_name: str, user_id: str | None) -> Unit[list[Snapshot]]:
+    """Reads sessions without events, and their shared scopes."""
+    params: Params = {"a": app_name} if user_id is None else {"a": app_name, "u": user_id}
+    listed: list[tuple[int, str, str, Content]] = []
+    users: dict[str, Content] = {}
+    app: Content | None = None
+    for numbers, user, session, state in (yield Step(_list(user_id is not None), params)).rows:
+        incarnation, revision, nonce, micros = map(int, numbers.split())
+        tag = Tag(incarnation, revision, nonce, micros) if incarnation else Tag(0, 0, 0, micros)
+        if session is not None:
+            listed.append((micros, user, session, Content(tag, state.encode(), complete=False)))
+        elif user is not None:
+            users[user] = Content(tag, state.encode())
+        else:
+            app = Content(tag, state.encode())
+    # Sorted here, as a union leaves no order to its parts.
+    listed.sort(key=itemgetter(0, 1, 2))
+    return [
+        Snapshot(SessionKey(app_name, user, session), content, users.get(user), app)
+        for _, user, session, content in listed
+    ]
 
 
 def _window(query: Query, *, older: bool) -> Window:
@@ -140,6 +164,31 @@ def _header(kind: str, table: str, *ids: str) -> str:
         f"SELECT '{kind}' AS kind, NULL AS id, incarnation, {_micros('update_time')} AS micros, "
         f"state AS document, revision, nonce, {left} AS expires_in "
         f"FROM {table} WHERE {where} AND {same}{alive}"
+    )
+
+
+@cache
+def _list(of_user: bool) -> TextClause:
+    ids = [("app_name", ":a")] + [("user_id", ":u")] * of_user
+    where = " AND ".join(f"{column} = {name} AND {same_bytes(column, name)}" for column, name in ids)
+    foreign = (
+        "EXISTS (SELECT 1 FROM events e WHERE e.app_name = x.app_name AND e.user_id = x.user_id "
+        "AND e.session_id = x.id AND e.seq IS NULL)"
+    )
+    return text(
+        f"SELECT {_numbers(foreign)}, user_id, id, state FROM sessions x WHERE {where} AND {ALIVE} "
+        f"UNION ALL SELECT {_numbers('FALSE')}, user_id, NULL, state FROM user_states WHERE {where} "
+        f"UNION ALL SELECT {_numbers('FALSE')}, NULL, NULL, state FROM app_states "
+        f"WHERE app_name = :a AND {same_bytes('app_name', ':a')}"
+    )
+
+
+def _numbers(foreign: str) -> str:
+    """The numbers of a tag in one text; the first is 0 where the row is not adopted."""
+    adopted = f"incarnation IS NOT NULL AND revision IS NOT NULL AND nonce IS NOT NULL AND NOT {foreign}"
+    return (
+        f"CONCAT_WS(' ', IF({adopted}, incarnation, 0), IFNULL(revision, 0), IFNULL(nonce, 0), "
+        f"{_micros('update_time')})"
     )
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -38,6 +38,7 @@ from ..failures import (
     unknown,
 )
 from ..groups import Grouped
+from ..lent import Lent
 from ..steps import Contended, Duplicate, Flavour, Reply, Rollback, Step, Unit
 
 T = TypeVar("T")
@@ -57,6 +58,8 @@ class PortableDialect:
     """Performs units of work on any database that SQLAlchemy drives asynchronously."""
 
     flavour = Flavour()
+    quiet = False
+    """Whether a connection's return to the pool asks nothing of the server."""
     group_connections = 0
     """How many connections store appends of several callers together; 0: each append goes alone."""
 
@@ -66,8 +69,8 @@ class PortableDialect:
         if engine.dialect.name == "postgresql":
             self.flavour = Flavour(rewrites=True)
 
-    @contextlib.asynccontextmanager
-    async def bounded(self, connection: AsyncConnection, patience: int = 1) -> AsyncIterator[None]:
+    @contextlib.contextmanager
+    def cutting(self, driver: Any, patience: int = 1) -> Iterator[None]:
         """Bounds one operation in time, all its tries together, where the driver lets us."""
         yield
 
@@ -148,33 +151,29 @@ class PortableDialect:
     def check(self, write: Append | Create) -> None:
         """Refuses values this database cannot store. Raises `InvalidValueError`."""
 
-    async def append(
-        self, connection: AsyncConnection, write: Append, outbox: Sequence[ScopeKey]
-    ) -> AppendOutcome:
+    async def append(self, lent: Lent, write: Append, outbox: Sequence[ScopeKey]) -> AppendOutcome:
         """Stores an append, and settles one that a unique index refused."""
+        connection = await lent.whole()
         for _ in range(TRIES):
             try:
                 return await self.perform(connection, lambda: writes.append(write, outbox, self.flavour))
             except Duplicate:
-                settled = await self.settle(connection, write)
+                settled = await self.settle(lent, write)
             if settled is not None:
                 return settled
         return Failed(StoreUnavailableError("Other appends kept coming between; nothing was written"))
 
-    async def append_group(
-        self, connection: AsyncConnection, writes: Sequence[Grouped]
-    ) -> Sequence[AppendOutcome | None]:
+    async def append_group(self, lent: Lent, writes: Sequence[Grouped]) -> Sequence[AppendOutcome | None]:
         """Stores appends to different sessions at once; None: nothing was written, try it alone."""
         return [None for _ in writes]
 
-    async def settle(self, connection: AsyncConnection, write: Append) -> AppendOutcome | None:
+    async def settle(self, lent: Lent, write: Append) -> AppendOutcome | None:
         """Says what became of an append that wrote nothing; None: try again."""
-        return await self.perform(connection, lambda: writes.settle(write))
+        return await self.perform(await lent.whole(), lambda: writes.settle(write))
 
-    async def create(
-        self, connection: AsyncConnection, write: Create, outbox: Sequence[ScopeKey]
-    ) -> CreateOutcome:
+    async def create(self, lent: Lent, write: Create, outbox: Sequence[ScopeKey]) -> CreateOutcome:
         """Inserts a session; says of one in the way whether it has expired."""
+        connection = await lent.whole()
         outcome = await self.perform(connection, lambda: writes.create(write, outbox, self.flavour))
         # The refused INSERT has ended its transaction, so this is another one.
         if (
@@ -186,12 +185,14 @@ class PortableDialect:
         return outcome
 
     async def delete(
-        self, connection: AsyncConnection, key: SessionKey, outbox: Sequence[ScopeKey], only_expired: bool
+        self, lent: Lent, key: SessionKey, outbox: Sequence[ScopeKey], only_expired: bool
     ) -> DeleteOutcome:
         """Deletes a session."""
-        return await self.perform(connection, lambda: writes.delete(key, outbox, only_expired=only_expired))
+        return await self.perform(
+            await lent.whole(), lambda: writes.delete(key, outbox, only_expired=only_expired)
+        )
 
-    async def alive(self, connection: AsyncConnection) -> bool:
+    def alive(self, driver: Any) -> bool:
         """Says whether a checked-out connection looks usable, without asking the server."""
         return True
 

@@ -7,14 +7,18 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.sql.base import Executable
 
 from ...config import TieredConfig
 from ...records import (
     Append,
     AppendOutcome,
     Committed,
-    Content,
     Create,
+    CreateOutcome,
+    DeleteOutcome,
+    Exists,
+    Expired,
     Missing,
     Older,
     Query,
@@ -22,20 +26,21 @@ from ...records import (
     SessionKey,
     Snapshot,
     Stale,
-    Tag,
     Tags,
 )
-from .. import reads, steps, writes
+from .. import steps, writes
 from ..failures import DRIVER_ERRORS, is_duplicate, is_retryable, is_timeout
 from ..groups import Grouped
-from ..lent import Texts, lend_doubtful, perform, watched
-from ..steps import Duplicate, Flavour, Unit
-from ..values import check_jsonb, documents, fresh, to_micros, to_tag, to_time
+from ..lent import Lent, Texts, lend_doubtful, perform, watched
+from ..statements import EXPIRED_SESSION
+from ..steps import Duplicate, Flavour, Params, Reply, Row, Step, Unit, first, key_params, scope_content
+from ..values import check_jsonb, documents, fresh, to_tag, to_time
+from . import postgresql_life as life
 from . import postgresql_reads
 from . import postgresql_text as sql
 from .explicit import ExplicitDialect
 from .portable import TRIES, Make, drive
-from .postgresql_group import REWRITTEN, append_group
+from .postgresql_group import REWRITTEN, Execute, append_group
 
 T = TypeVar("T")
 
@@ -51,7 +56,7 @@ class PostgresqlDialect(ExplicitDialect):
         self.flavour = Flavour(rewrites=True)
         # Shares the pool; setting the level is free with asyncpg and psycopg.
         self.engine = engine.execution_options(isolation_level="AUTOCOMMIT")
-        self._asyncpg = engine.dialect.driver == "asyncpg"
+        self._asyncpg = self.quiet = engine.dialect.driver == "asyncpg"
         self._texts = Texts(engine.dialect)
         self._lock = f"{round(config.lock_timeout * 1000)}ms"
 
@@ -75,8 +80,7 @@ class PostgresqlDialect(ExplicitDialect):
         statement = f"{round(self.config.statement_timeout * 1000 * patience)}ms"
         await connection.execute(sql.LIMITS, {"lock": self._lock, "statement": statement})
 
-    async def alive(self, connection: AsyncConnection) -> bool:
-        driver: Any = (await connection.get_raw_connection()).driver_connection
+    def alive(self, driver: Any) -> bool:
         if hasattr(driver, "fileno"):
             return not _readable(driver.fileno())
         # asyncpg hears of the end from the event loop, which may not have had its turn yet.
@@ -85,16 +89,25 @@ class PostgresqlDialect(ExplicitDialect):
             transport is None or not _readable(transport.get_extra_info("socket").fileno())
         )
 
-    # --- append ---------------------------------------------------------------------------
+    # --- writes ---------------------------------------------------------------------------
 
-    async def append(
-        self, connection: AsyncConnection, write: Append, outbox: Sequence[ScopeKey]
-    ) -> AppendOutcome:
+    def _execute(self, lent: Lent) -> Execute:
+        """Chooses how statements that commit by themselves go: the driver's way, if nobody listens."""
+
+        async def by_sqlalchemy(statement: Executable, params: Params) -> Sequence[Row]:
+            result: Sequence[Row] = (await (await lent.whole()).execute(statement, params)).all()
+            return result
+
+        async def by_driver(statement: Executable, params: Params) -> Sequence[Row]:
+            return await lent.fetch(*self._texts.of(Step(statement, params)))
+
+        return by_driver if self.lends else by_sqlalchemy
+
+    async def append(self, lent: Lent, write: Append, outbox: Sequence[ScopeKey]) -> AppendOutcome:
         for _ in range(TRIES):
             if write.expected is None or write.expected.adopted:
                 try:
-                    async with self.bounded(connection):
-                        committed = await _append(connection, write, outbox, self._lock)
+                    committed = await _append(self._execute(lent), write, outbox, self._lock)
                 except DRIVER_ERRORS as error:
                     if is_retryable(error):
                         continue
@@ -103,35 +116,68 @@ class PostgresqlDialect(ExplicitDialect):
                     committed = None
                 if committed is not None:
                     return committed
-                settled = await self.settle(connection, write)
+                settled = await self.settle(lent, write)
                 if settled is not None and not (isinstance(settled, Stale) and _adoptable(write, settled)):
                     return settled
             # Events of other programs have to be numbered first, under the lock.
+            connection = await lent.whole()
             try:
                 return await self.perform(connection, lambda: writes.append(write, outbox, self.flavour))
             except Duplicate:
-                settled = await self.settle(connection, write)
+                settled = await self.settle(lent, write)
                 if settled is not None:
                     return settled
-        return await super().append(connection, write, outbox)
+        return await super().append(lent, write, outbox)
 
-    async def append_group(
-        self, connection: AsyncConnection, writes: Sequence[Grouped]
-    ) -> Sequence[AppendOutcome | None]:
-        return await append_group(connection, writes)
+    async def append_group(self, lent: Lent, writes: Sequence[Grouped]) -> Sequence[AppendOutcome | None]:
+        return await append_group(self._execute(lent), writes)
 
-    async def settle(self, connection: AsyncConnection, write: Append) -> AppendOutcome | None:
-        params = {**_params(write.key), "ids": [event.id for event in write.events]}
-        async with self.bounded(connection):
-            row = (await connection.execute(sql.SETTLE, params)).one_or_none()
+    async def settle(self, lent: Lent, write: Append) -> AppendOutcome | None:
+        params = {**key_params(write.key), "ids": [event.id for event in write.events]}
+        row = first(Reply(await self._execute(lent)(sql.SETTLE, params), 0))
         if row is None:
             return Missing()
-        current = steps.session_tag(row[:4], row.foreign_rows)
+        *tag, foreign, ids, seqs, payloads = row
+        current = steps.session_tag(tag, foreign)
         stored = {
             event_id: (seq or 0, (payload or "null").encode())
-            for event_id, seq, payload in zip(row.ids or (), row.seqs or (), row.payloads or (), strict=True)
+            for event_id, seq, payload in zip(ids or (), seqs or (), payloads or (), strict=True)
         }
         return writes.settled(write, stored, current)
+
+    async def create(self, lent: Lent, write: Create, outbox: Sequence[ScopeKey]) -> CreateOutcome:
+        if write.replace_expired or not set(outbox) <= set(write.scopes):
+            # To make way takes several looks under the lock.
+            return await super().create(lent, write, outbox)
+        execute = self._execute(lent)
+        for last in (False, True):
+            try:
+                made = await life.create(execute, write, outbox, self._lock)
+            except DRIVER_ERRORS as error:
+                if last or not is_retryable(error):
+                    raise
+            else:
+                break
+        if made is not None:
+            return made
+        found = first(Reply(await execute(EXPIRED_SESSION, key_params(write.key)), 0))
+        return Exists() if found is None else Expired()
+
+    async def delete(
+        self, lent: Lent, key: SessionKey, outbox: Sequence[ScopeKey], only_expired: bool
+    ) -> DeleteOutcome:
+        execute = self._execute(lent)
+        for _ in range(TRIES - 1):
+            try:
+                found = await life.delete(execute, key, outbox, only_expired, self._lock)
+            except DRIVER_ERRORS as error:
+                if not is_retryable(error):
+                    raise
+            else:
+                if found is None:
+                    break
+                return found
+        return await super().delete(lent, key, outbox, only_expired)
 
     # --- reads ----------------------------------------------------------------------------
 
@@ -156,7 +202,7 @@ class PostgresqlDialect(ExplicitDialect):
         return postgresql_reads.tags(key)
 
     def sessions(self, app_name: str, user_id: str | None) -> Unit[list[Snapshot]]:
-        return reads.sessions(app_name, user_id, postgresql_reads.list_statement(user_id is not None))
+        return postgresql_reads.sessions(app_name, user_id, self._asyncpg)
 
 
 def _readable(descriptor: int) -> bool:
@@ -166,17 +212,11 @@ def _readable(descriptor: int) -> bool:
     return bool(poll.poll(0))
 
 
-def _params(key: SessionKey) -> dict[str, Any]:
-    return {"a": key.app_name, "u": key.user_id, "s": key.session_id}
-
-
 def _adoptable(write: Append, settled: Stale) -> bool:
     return write.expected is None and not settled.current.adopted
 
 
-async def _append(
-    connection: AsyncConnection, write: Append, outbox: Sequence[ScopeKey], lock: str
-) -> Committed | None:
+async def _append(execute: Execute, write: Append, outbox: Sequence[ScopeKey], lock: str) -> Committed | None:
     """Sends the append statement; None if it found no row to change."""
     k = max(len(write.events), 1)
     session = "" if write.session_delta is None else "replace" if write.replace_state else "merge"
@@ -190,7 +230,7 @@ async def _append(
         tuple(sorted(scope.kind for scope in outbox)),
     )
     params = {
-        **_params(write.key),
+        **key_params(write.key),
         "lock": lock,
         "k": k,
         "nonce": fresh(),
@@ -212,27 +252,17 @@ async def _append(
     if outbox:
         params["micros"] = write.update_time
         params |= {f"stamp_{scope.kind}": fresh() for scope in outbox}
-    row = (await connection.execute(sql.append_statement(shape), params)).one_or_none()
+    row = first(Reply(await execute(sql.append_statement(shape), params), 0))
     if row is None:
         return None
-    tag = Tag(row.incarnation, row.revision, row.nonce, to_micros(row.update_time))
+    tag, values = to_tag(*row[:4]), iter(row[5:])
+    state = next(values).encode() if session else None
     records = writes.records(write, tag.revision - k)
     if shape.rewritten:
         records = tuple(
             record._replace(payload=payload.encode())
-            for record, payload in zip(records, row.payloads, strict=True)
+            for record, payload in zip(records, next(values), strict=True)
         )
-    return Committed(
-        tag,
-        records,
-        row.state.encode() if session else None,
-        _scope(row.ui, row.ur, row.un, row.ut, row.us) if shape.user else None,
-        _scope(row.ai, row.ar, row.an, row.at, row.ast) if shape.app else None,
-        expires_in=row.sliding_ttl,
-    )
-
-
-def _scope(incarnation: Any, revision: Any, nonce: Any, time: Any, state: Any) -> Content | None:
-    if state is None:
-        return None
-    return Content(to_tag(incarnation, revision, nonce, time), state.encode())
+    app = scope_content([next(values) for _ in range(5)]) if shape.app else None
+    user = scope_content([next(values) for _ in range(5)]) if shape.user else None
+    return Committed(tag, records, state, user, app, expires_in=row[4])

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import TextClause, text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.base import Executable
 
 from ...records import Append, AppendOutcome, Committed, Missing, Tag
 from .. import steps, writes
 from ..failures import DRIVER_ERRORS
 from ..groups import Grouped
+from ..steps import Params, Row
 from ..values import fresh, to_time
 from . import postgresql_text as sql
 
@@ -36,6 +37,9 @@ _COLUMNS: Final = {
     "at": "timestamp",
     "payload": "text",
 }
+Execute = Callable[[Executable, Params], Awaitable[Sequence[Row]]]
+"""Executes one statement, by whichever way."""
+
 _STATE: Final = {"delta": "text", "whole": "boolean"}
 _OUTBOX: Final = {"micros": "bigint", "stamp": "bigint"}
 
@@ -98,26 +102,24 @@ _SETTLE: Final = text(
 )
 
 
-async def append_group(
-    connection: AsyncConnection, group: Sequence[Grouped]
-) -> Sequence[AppendOutcome | None]:
+async def append_group(fetch: Execute, group: Sequence[Grouped]) -> Sequence[AppendOutcome | None]:
     """Sends the statement, and settles what it left out; None: that may be tried again."""
-    outcomes: list[AppendOutcome | None] = list(await _append(connection, group))
+    outcomes: list[AppendOutcome | None] = list(await _append(fetch, group))
     left = [place for place, outcome in enumerate(outcomes) if outcome is None]
     if left:
-        settled = await _settle(connection, [group[place].append for place in left])
+        settled = await _settle(fetch, [group[place].append for place in left])
         for place, outcome in zip(left, settled, strict=True):
             outcomes[place] = outcome
     return outcomes
 
 
-async def _settle(connection: AsyncConnection, group: Sequence[Append]) -> list[AppendOutcome | None]:
+async def _settle(fetch: Execute, group: Sequence[Append]) -> list[AppendOutcome | None]:
     names = ("app", "usr", "ses", "event")
     rows = [(*write.key, write.events[0].id) for write in group]
     columns = zip(*rows, strict=True)
     params = {name: list(column) for name, column in zip(names, columns, strict=True)}
     try:
-        found = await connection.execute(_SETTLE, params)
+        found = await fetch(_SETTLE, params)
     except DRIVER_ERRORS:
         # The others of the batch are stored, whatever became of this.
         return [None for _ in group]
@@ -129,7 +131,7 @@ async def _settle(connection: AsyncConnection, group: Sequence[Append]) -> list[
     return outcomes
 
 
-async def _append(connection: AsyncConnection, group: Sequence[Grouped]) -> list[Committed | None]:
+async def _append(fetch: Execute, group: Sequence[Grouped]) -> list[Committed | None]:
     nonces = [fresh() for _ in group]
     state = any(write.append.session_delta is not None for write in group)
     rewritten = [bool(REWRITTEN.search(write.append.events[0].payload)) for write in group]
@@ -139,17 +141,18 @@ async def _append(connection: AsyncConnection, group: Sequence[Grouped]) -> list
     ]
     columns = zip(*(row.values() for row in rows), strict=True)
     params = {name: list(column) for name, column in zip(rows[0], columns, strict=True)}
-    found = await connection.execute(group_statement(state, any(rewritten), outbox), params)
+    found = await fetch(group_statement(state, any(rewritten), outbox), params)
     outcomes: list[Committed | None] = [None for _ in group]
     for row in found:
-        place = row.number - 1
-        write = group[place].append
+        number, sliding_ttl, *others = row
+        place = number - 1
+        stored = others.pop(0) if state else None
         outcomes[place] = _committed(
-            write,
+            group[place].append,
             nonces[place],
-            row.payload.encode() if rewritten[place] else None,
-            row.state.encode() if state and row.state is not None else None,
-            row.sliding_ttl,
+            others[0].encode() if rewritten[place] else None,
+            None if stored is None else stored.encode(),
+            sliding_ttl,
         )
     return outcomes
 

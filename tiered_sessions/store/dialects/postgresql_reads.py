@@ -8,9 +8,9 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import TextClause, text
 
-from ...records import Content, EventRecord, Older, Query, SessionKey, Snapshot, Tags
+from ...records import Content, EventRecord, Older, Query, SessionKey, Snapshot, Tag, Tags
 from ..clock import POSTGRESQL_NOW, remaining
-from ..steps import Step, Unit, first, key_params, scope_content, session_tag
+from ..steps import Params, Step, Unit, first, key_params, scope_content, session_tag
 from ..values import to_micros, to_tag, to_time
 from .postgresql_text import ALIVE
 
@@ -22,8 +22,12 @@ _TAG: Final = "x.incarnation, x.revision, x.nonce, x.update_time"
 _HOLDS_FOREIGN: Final = (
     f"coalesce((SELECT seq IS NULL FROM events WHERE {_KEY} ORDER BY seq DESC LIMIT 1), false)"
 )
-# Exact from PostgreSQL 14 on; before, up to the year 2106.
-_MICROS: Final = "CAST(extract(epoch FROM timestamp) * 1000000 AS bigint)"
+
+
+def _micros(column: str) -> str:
+    # Exact from PostgreSQL 14 on; before, up to the year 2106.
+    return f"CAST(extract(epoch FROM {column}) * 1000000 AS bigint)"
+
 
 TAGS: Final = text(
     f"SELECT 's' AS kind, {_TAG} FROM sessions x WHERE {_SESSION} "
@@ -34,22 +38,71 @@ TAGS: Final = text(
 
 
 @cache
-def list_statement(of_user: bool) -> TextClause:
-    """As `statements.list_sessions`, but sure of the index that knows whether events have no number."""
-    state, user = "CAST(state AS text) AS state", " AND user_id = :u" if of_user else ""
+def list_statement(of_user: bool, binary: bool) -> TextClause:
+    """As `statements.list_sessions`, by arrays in one row; the last is of those without a number.
+
+    A row for each session costs a driver more than what is in it.
+    """
+    user = " AND user_id = :u" if of_user else ""
+    # Sure of the index on seq, in which NULL comes first.
     foreign = (
         "coalesce((SELECT e.seq IS NULL FROM events e WHERE e.app_name = x.app_name "
         "AND e.user_id = x.user_id AND e.session_id = x.id ORDER BY e.seq DESC LIMIT 1), false)"
     )
-    tag = "incarnation, revision, nonce, update_time"
-    return text(
-        f"SELECT 'session' AS kind, app_name, user_id, id, {tag}, {state}, {foreign} AS foreign_rows "
-        f"FROM sessions x WHERE app_name = :a{user} AND {ALIVE} "
-        f"UNION ALL SELECT 'user', app_name, user_id, '', {tag}, {state}, false "
-        f"FROM user_states WHERE app_name = :a{user} "
-        f"UNION ALL SELECT 'app', app_name, '', '', {tag}, {state}, false "
-        "FROM app_states WHERE app_name = :a ORDER BY update_time, user_id, id"
+    state = _bytes("CAST(state AS text)", binary)
+    tag = f"incarnation, revision, nonce, {_micros('update_time')} AS micros, {state} AS state"
+    tags = (
+        "array_agg(incarnation), array_agg(revision), array_agg(nonce), array_agg(micros), array_agg(state)"
     )
+    return text(
+        "SELECT s.*, u.*, a.* FROM (SELECT array_agg(user_id), array_agg(id), "
+        f"{tags}, array_agg(alien) FROM (SELECT user_id, id, {tag}, {foreign} AS alien "
+        f"FROM sessions x WHERE app_name = :a{user} AND {ALIVE} ORDER BY update_time, user_id, id) w) s "
+        f"CROSS JOIN (SELECT array_agg(user_id), {tags} FROM (SELECT user_id, {tag} FROM user_states "
+        f"WHERE app_name = :a{user}) w) u "
+        f"LEFT JOIN (SELECT {tag} FROM app_states WHERE app_name = :a) a ON true"
+    )
+
+
+def sessions(app_name: str, user_id: str | None, binary: bool) -> Unit[list[Snapshot]]:
+    """Reads sessions without events, and their shared scopes."""
+    params: Params = {"a": app_name} if user_id is None else {"a": app_name, "u": user_id}
+    row = (yield Step(list_statement(user_id is not None, binary), params)).rows[0]
+    if row[0] is None:
+        return []
+    app = None if row[17] is None else Content(_tag(*row[14:18]), _document(row[18]))
+    users: dict[str, Content] = {}
+    if row[8] is not None:
+        for name, *tag, state in zip(*row[8:14], strict=True):
+            users[name] = Content(_tag(*tag), _document(state))
+    return [
+        Snapshot(
+            SessionKey(app_name, user, session),
+            Content(
+                Tag(0, 0, 0, micros) if alien else _tag(incarnation, revision, nonce, micros),
+                _document(state),
+                complete=False,
+            ),
+            users.get(user),
+            app,
+        )
+        for user, session, incarnation, revision, nonce, micros, state, alien in zip(*row[:8], strict=True)
+    ]
+
+
+def _tag(incarnation: int | None, revision: int | None, nonce: int | None, micros: int) -> Tag:
+    """Makes the tag of a row; a row without our columns has no incarnation."""
+    if incarnation is None or revision is None or nonce is None:
+        return Tag(0, 0, 0, micros)
+    return Tag(incarnation, revision, nonce, micros)
+
+
+def _document(state: str | bytes) -> bytes:
+    return state.encode() if isinstance(state, str) else state
+
+
+def _bytes(document: str, binary: bool) -> str:
+    return f"convert_to({document}, 'UTF8')" if binary else document
 
 
 class Window(NamedTuple):
@@ -215,11 +268,10 @@ def older_statement(window: Window) -> TextClause:
 def _events(name: str, window: Window, condition: str, order: str) -> str:
     after = " AND timestamp >= CAST(:after AS timestamp)" if window.after else ""
     limit = " LIMIT CAST(:limit AS integer)" if window.limited else ""
-    payload = "coalesce(CAST(event_data AS text), 'null')"
-    if window.binary:
-        payload = f"convert_to({payload}, 'UTF8')"
+    payload = _bytes("coalesce(CAST(event_data AS text), 'null')", window.binary)
     return (
         "LEFT JOIN LATERAL (SELECT array_agg(seq) AS seqs, array_agg(id) AS ids, "
-        f"array_agg({_MICROS}) AS times, array_agg({payload}) AS payloads FROM (SELECT seq, id, timestamp, "
-        f"event_data FROM events WHERE {_KEY} {condition}{after} ORDER BY {order}{limit}) w) {name} ON true"
+        f"array_agg({_micros('timestamp')}) AS times, array_agg({payload}) AS payloads FROM (SELECT seq, "
+        f"id, timestamp, event_data FROM events WHERE {_KEY} {condition}{after} "
+        f"ORDER BY {order}{limit}) w) {name} ON true"
     )

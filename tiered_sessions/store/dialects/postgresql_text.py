@@ -78,25 +78,29 @@ def append_statement(shape: Shape) -> TextClause:
         if shape.rewritten:
             columns.append("(SELECT array_agg(payload ORDER BY seq) FROM ins) AS payloads")
     if shape.app:
-        parts.append(_scope_part("app", "app_states", "app_name", ":a", ""))
+        parts.append(scope_part("app", "up", ""))
         columns.append(_scope_columns("app", "a"))
         joins += " LEFT JOIN app ON true"
     if shape.user:
         order = ", (SELECT count(*) FROM app) earlier" if shape.app else ""
-        parts.append(_scope_part("usr", "user_states", "app_name, user_id", ":a, :u", order))
+        parts.append(scope_part("usr", "up", order))
         columns.append(_scope_columns("usr", "u"))
         joins += " LEFT JOIN usr ON true"
     if shape.outbox:
-        parts.append(_outbox_part(shape))
+        parts.append(outbox_part(shape.outbox, "up", app=shape.app, user=shape.user))
     return text(f"WITH {', '.join(parts)} SELECT {', '.join(columns)} FROM up{joins}")
 
 
-def _scope_part(name: str, table: str, key: str, values: str, order: str) -> str:
-    kind = "app" if name == "app" else "user"
+def scope_part(name: str, source: str, order: str) -> str:
+    """Merges a delta into the row of a shared scope, or makes the row, if `source` has one."""
+    kind, table, key, values = {
+        "app": ("app", "app_states", "app_name", "CAST(:a AS text)"),
+        "usr": ("user", "user_states", "app_name, user_id", "CAST(:a AS text), CAST(:u AS text)"),
+    }[name]
     return (
         f"{name} AS (INSERT INTO {table} AS x ({key}, state, update_time, incarnation, revision, nonce) "
         f"SELECT {values}, CAST(:{kind}_delta AS jsonb), CAST(:time AS timestamp), "
-        f"CAST(:{kind}_i AS bigint), 0, CAST(:{kind}_n AS bigint) FROM up{order} "
+        f"CAST(:{kind}_i AS bigint), 0, CAST(:{kind}_n AS bigint) FROM {source}{order} "
         f"ON CONFLICT ({key}) DO UPDATE SET state = {OBJECT.format('x')} || EXCLUDED.state, "
         "update_time = EXCLUDED.update_time, incarnation = COALESCE(x.incarnation, EXCLUDED.incarnation), "
         "revision = COALESCE(x.revision + 1, 0), nonce = EXCLUDED.nonce "
@@ -119,13 +123,18 @@ OUTBOX_RENEWED: Final = f"ON CONFLICT ({OUTBOX_KEY}) DO UPDATE SET " + ", ".join
 )
 
 
-def _outbox_part(shape: Shape) -> str:
-    sources = {"session": ("up", ":a, :u, :s"), "app": ("app", ":a, '', ''"), "user": ("usr", ":a, :u, ''")}
+def outbox_part(kinds: tuple[str, ...], session: str, *, app: bool, user: bool) -> str:
+    """Records invalidations, if the part named `session` has a row; without a tag where none is made."""
+    sources = {
+        "session": (session, ":a, :u, :s"),
+        "app": ("app", ":a, '', ''"),
+        "user": ("usr", ":a, :u, ''"),
+    }
     rows = []
-    for kind in shape.outbox:
+    for kind in kinds:
         name, key = sources[kind]
-        known = kind == "session" or (shape.app if kind == "app" else shape.user)
-        source = "up" if name == "up" or not known else f"up, {name}"
+        known = kind == "session" or (app if kind == "app" else user)
+        source = session if name == session or not known else f"{session}, {name}"
         tag = f"{name}.incarnation, {name}.revision, {name}.nonce, CAST(:micros AS bigint)"
         if not known:
             tag = "CAST(NULL AS bigint), CAST(NULL AS bigint), CAST(NULL AS bigint), CAST(NULL AS bigint)"

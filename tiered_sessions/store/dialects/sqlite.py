@@ -18,7 +18,7 @@ from ...errors import StoreUnavailableError
 from ...records import Append, AppendOutcome, Failed, ScopeKey, Unknown
 from ..failures import is_duplicate, mapped
 from ..groups import Grouped
-from ..lent import lend
+from ..lent import Lent, lend
 from ..steps import Contended, Duplicate, Flavour, Reply, Rollback, Step, Unit
 from ..writes import append
 from .portable import Make, PortableDialect
@@ -34,7 +34,8 @@ class SqliteDialect(PortableDialect):
 
     def __init__(self, engine: AsyncEngine, config: TieredConfig, *, owned: bool) -> None:
         super().__init__(engine, config)
-        self._owned = owned
+        # An engine of our own resets nothing when a connection is returned.
+        self._owned = self.quiet = owned
         self._turn = asyncio.Lock()
         self._busy = round(config.lock_timeout * 1000)
 
@@ -49,6 +50,7 @@ class SqliteDialect(PortableDialect):
             lambda driver: _hop_on(
                 driver, lambda raw: _transaction(raw, "BEGIN", lambda raw: _drive(raw, unit))
             ),
+            quiet=self.quiet,
         )
 
     async def read(self, connection: AsyncConnection, make: Make[T]) -> T:
@@ -56,12 +58,11 @@ class SqliteDialect(PortableDialect):
         return await _hop(connection, lambda raw: _transaction(raw, "BEGIN", lambda raw: _drive(raw, unit)))
 
     async def transaction(self, connection: AsyncConnection, unit: Unit[T]) -> T:
-        return await self._write(connection, lambda raw: _drive(raw, unit))
+        driver = (await connection.get_raw_connection()).driver_connection
+        return await self._write(driver, lambda raw: _drive(raw, unit))
 
-    async def append_group(
-        self, connection: AsyncConnection, writes: Sequence[Grouped]
-    ) -> Sequence[AppendOutcome | None]:
-        return await self._write(connection, lambda raw: [self._append(raw, *write) for write in writes])
+    async def append_group(self, lent: Lent, writes: Sequence[Grouped]) -> Sequence[AppendOutcome | None]:
+        return await self._write(lent.driver, lambda raw: [self._append(raw, *write) for write in writes])
 
     def _append(
         self, raw: sqlite3.Connection, write: Append, outbox: Sequence[ScopeKey]
@@ -77,7 +78,7 @@ class SqliteDialect(PortableDialect):
         raw.execute("RELEASE one")
         return outcome
 
-    async def _write(self, connection: AsyncConnection, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def _write(self, driver: Any, work: Callable[[sqlite3.Connection], T]) -> T:
         """Runs `work` as a transaction, one at a time."""
         try:
             async with asyncio.timeout(self.config.lock_timeout):
@@ -86,7 +87,7 @@ class SqliteDialect(PortableDialect):
             message = "Other writes of this process hold the database; nothing was written"
             raise StoreUnavailableError(message) from error
         try:
-            return await _hop(connection, lambda raw: self._commit(raw, work))
+            return await _hop_on(driver, lambda raw: self._commit(raw, work))
         finally:
             self._turn.release()
 

@@ -1,0 +1,132 @@
+"""What is kept for long is none of the collector's business, and is freed all the same."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+from pydantic import BaseModel, Field
+
+from tiered_sessions.conversions import stored_event
+from tiered_sessions.decoding import Decoder
+from tiered_sessions.models import Event
+from tiered_sessions.records import EventRecord, SessionKey
+from tiered_sessions.shared_events import SharedEvents
+from tiered_sessions.untracked import untrack, untracked
+
+
+class Leaf(BaseModel):
+    texts: list[str] = Field(default_factory=list)
+
+
+class Tree(BaseModel):
+    id: str = ""
+    document: dict[str, object] = Field(default_factory=dict)
+    leaves: list[Leaf] = Field(default_factory=list)
+    named: dict[str, Leaf] = Field(default_factory=dict)
+    some: set[str] | None = None
+
+
+def stored(number: int) -> dict[str, object]:
+    return {
+        "id": f"e{number}",
+        "document": {"a": [{"b": [number]}]},
+        "leaves": [{"texts": ["x"]}, {}],
+        "named": {"n": {"texts": []}},
+        "some": ["s"],
+    }
+
+
+def tracked(roots: list[object]) -> list[object]:
+    """Returns what the collector walks of some trees, without classes."""
+    found, seen, todo = [], set[int](), list(roots)
+    while todo:
+        one = todo.pop()
+        if id(one) in seen or isinstance(one, type):
+            continue
+        seen.add(id(one))
+        if gc.is_tracked(one):
+            found.append(one)
+        todo += gc.get_referents(one)
+    return found
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_only_shared_objects_are_unknown_to_the_collector(shared: bool) -> None:
+    decode = Decoder(Tree, shared=shared)
+    for _ in range(3):
+        decode(stored(0))
+    trees: list[object] = [decode(stored(number)) for number in range(50)]
+    # The names that were given are one set for each of the four shapes.
+    assert (len(tracked(trees)) <= 4) == shared
+
+
+def test_what_is_dropped_is_freed_without_a_collection() -> None:
+    decode = Decoder(Tree, shared=True)
+    gc.disable()
+    try:
+        trees = [decode(stored(number)) for number in range(100)]
+        ends = [weakref.ref(tree) for tree in trees]
+        ends += [weakref.ref(leaf) for tree in trees for leaf in (*tree.leaves, *tree.named.values())]
+        for tree in trees:
+            # Whatever a reader does: it is an object like any other.
+            tree.document["more"] = [tree.id, {}]
+            assert tree.model_copy(deep=True) == tree
+            assert Tree.model_validate_json(tree.model_dump_json()) == tree
+        del tree, trees
+        assert [end for end in ends if end() is not None] == []
+    finally:
+        gc.enable()
+    gc.collect()
+
+
+def test_what_an_untracked_object_refers_to_is_left_alone() -> None:
+    holder = untracked({"a": [[1]]})
+    cycle: list[object] = []
+    cycle.append(cycle)
+    holder["cycle"] = cycle
+    untrack(holder)
+    gc.collect()
+    assert holder["cycle"] is cycle
+    assert cycle[0] is cycle
+
+
+def test_a_field_set_by_a_reader_does_not_reach_what_is_decoded_later() -> None:
+    decode = Decoder(Event, shared=True)
+    first, second = [decode({"id": "e", "timestamp": 1.0}) for _ in range(3)][1:]
+    first.partial = False
+    assert second.partial is None
+    later = decode({"id": "e", "timestamp": 1.0})
+    assert later.model_fields_set == {"id", "timestamp"}
+    assert later == Event.model_validate({"id": "e", "timestamp": 1.0})
+
+
+def test_kept_events_are_as_large_as_estimated() -> None:
+    """Within a fifth, of texts that Python stores in one, two and four bytes a character."""
+    tracemalloc = pytest.importorskip("tracemalloc")
+    adk = pytest.importorskip("tiered_sessions.adk")
+    texts = ["", "words and a number 17; " * 20, "Wörter und eine “Zahl” 17; " * 20, "\U0001f600 " * 200]
+    for text in texts:
+        kept = SharedEvents(lambda one: adk._decode_shared(stored_event(one)), 10**9)
+        for session in "ab":
+            records = tuple(record(number, text) for number in range(300))
+            if session == "b":
+                gc.collect()
+                tracemalloc.start()
+                before, known = tracemalloc.get_traced_memory()[0], kept._sessions.currsize
+            kept.of(SessionKey("app", "u", session), records)
+        del records
+        gc.collect()
+        took = tracemalloc.get_traced_memory()[0] - before
+        tracemalloc.stop()
+        assert 0.8 < (kept._sessions.currsize - known) / took < 1.25, (text[:10], took / 300)
+
+
+def record(number: int, text: str) -> EventRecord:
+    payload = (
+        f'{{"content":{{"parts":[{{"text":"{number} {text}"}}],"role":"model"}},"invocation_id":"i{number}",'
+        '"author":"a","actions":{"state_delta":{},"artifact_delta":{},"requested_auth_configs":{},'
+        f'"requested_tool_confirmations":{{}}}},"id":"{number:036}","timestamp":{number + 1.5}}}'
+    )
+    return EventRecord(number + 1000, f"{number:036}", number + 10**15, payload.encode())

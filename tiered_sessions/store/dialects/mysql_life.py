@@ -1,0 +1,80 @@
+"""MariaDB: a session's beginning, and its end, by one compound statement each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, Final
+
+from sqlalchemy import TextClause, text
+
+from ...records import Content, Create, Snapshot, Tag
+from ..clock import MYSQL_NOW
+from ..steps import Row, scope_content
+from ..values import ascii_json, to_time
+from .mysql_reads import same_bytes
+
+_BEGIN: Final = "DECLARE EXIT HANDLER FOR SQLEXCEPTION BEGIN ROLLBACK; RESIGNAL; END; START TRANSACTION;"
+_APP: Final = "app_name = :a"
+_USER: Final = "app_name = :a AND user_id = :u"
+_SAME_APP: Final = same_bytes("app_name", ":a")
+_SAME_USER: Final = f"{_SAME_APP} AND {same_bytes('user_id', ':u')}"
+_TAG: Final = "incarnation, revision, nonce, update_time, state"
+
+
+def create_params(write: Create, tag: Tag) -> dict[str, Any]:
+    """The parameters of `CREATE` beside the key."""
+    return {
+        "state": ascii_json(write.state),
+        "time": to_time(write.update_time),
+        "i": tag.incarnation,
+        "n": tag.nonce,
+        "ttl": write.ttl,
+        "sliding": write.ttl if write.sliding else None,
+    }
+
+
+def created(write: Create, tag: Tag, rows: Sequence[Row]) -> Snapshot:
+    """Makes the outcome of what `CREATE` answered."""
+    # As they are after the commit: a shared scope may have gone on, or be gone.
+    shared = {row[0]: scope_content(row[1:]) for row in rows if row[1] is not None}
+    return Snapshot(write.key, Content(tag, write.state), shared.get("u"), shared.get("a"), write.ttl)
+
+
+# The random numbers are the session's: a tag is compared with those of its own row only.
+# Answers (NULL, ..) and writes nothing if a shared scope's row is a look-alike's or has no tag. Rows
+# that are missing are made; a duplicate, which ends it with an error, is told apart by the long way.
+CREATE: Final = text(
+    f"BEGIN NOT ATOMIC {_BEGIN} "
+    f"IF EXISTS (SELECT 1 FROM app_states WHERE {_APP} AND (revision IS NULL OR NOT {_SAME_APP})) "
+    f"OR EXISTS (SELECT 1 FROM user_states WHERE {_USER} AND (revision IS NULL OR NOT ({_SAME_USER}))) "
+    "THEN ROLLBACK; SELECT NULL; ELSE "
+    "INSERT INTO sessions (app_name, user_id, id, state, create_time, update_time, incarnation, revision, "
+    "nonce, expires_at, sliding_ttl) VALUES (:a, :u, :s, :state, :time, :time, :i, 0, :n, "
+    f"{MYSQL_NOW} + INTERVAL :ttl * 1000 MICROSECOND, :sliding); "
+    f"IF NOT EXISTS (SELECT 1 FROM app_states WHERE {_APP}) THEN "
+    "INSERT INTO app_states (app_name, state, update_time, incarnation, revision, nonce) "
+    "VALUES (:a, '{}', :time, :i, 0, :n); END IF; "
+    f"IF NOT EXISTS (SELECT 1 FROM user_states WHERE {_USER}) THEN "
+    "INSERT INTO user_states (app_name, user_id, state, update_time, incarnation, revision, nonce) "
+    "VALUES (:a, :u, '{}', :time, :i, 0, :n); END IF; COMMIT; "
+    f"SELECT 'a', {_TAG} FROM app_states WHERE {_APP} AND {_SAME_APP} "
+    f"UNION ALL SELECT 'u', {_TAG} FROM user_states WHERE {_USER} AND {_SAME_USER} "
+    "UNION ALL SELECT '', NULL, NULL, NULL, NULL, NULL; END IF; END"
+)
+
+
+@cache
+def delete_statement(only_expired: bool) -> TextClause:
+    """Generates the statement; it answers how many sessions it has deleted."""
+    key = "app_name = :a AND user_id = :u"
+    expired = f" AND expires_at <= {MYSQL_NOW}" if only_expired else ""
+    same = f"{_SAME_USER} AND {same_bytes('id', ':s')}"
+    return text(
+        f"BEGIN NOT ATOMIC DECLARE session_found INT DEFAULT 0; {_BEGIN} "
+        f"SELECT COUNT(*) INTO session_found FROM sessions WHERE {key} AND id = :s AND {same}{expired} "
+        "FOR UPDATE; IF session_found THEN "
+        f"DELETE FROM events WHERE {key} AND session_id = :s; "
+        f"DELETE FROM sessions WHERE {key} AND id = :s; END IF; "
+        "COMMIT; SELECT session_found; END"
+    )
