@@ -15,7 +15,7 @@ from .resp import MISSING, PUSH, new_reader
 
 PIECE = 64 * 1024
 """Bytes after which a packet is full."""
-LINGER = 0.001
+LINGER = 0.002
 """How long what nobody waits for may wait for company, in seconds."""
 WINDOW = 256
 """Calls under way at once. Behind a server that hangs, the others can still be taken back."""
