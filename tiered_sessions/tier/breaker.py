@@ -12,7 +12,7 @@ LONGEST = 0.050
 _COOLDOWN = 0.5
 _LONGEST_COOLDOWN = 10.0
 _FACTOR = 4.0
-_DECAY = 0.999
+_DECAY = 0.99
 
 
 class Breaker:
