@@ -71,11 +71,6 @@ class Call:
     becomes a task at the first wait. Nothing can come between, so both are "sent" at once.
     """
 
-    __slots__ = (
-        "_handles", "_replies", "_sent", "_started", "_stopped", "_tasks",
-        "budget", "committed", "flight", "writer",
-    )  # fmt: skip
-
     def __init__(
         self, budget: float, *, stoppable: bool = False, flight: Flight[Answer] | None = None
     ) -> None:
