@@ -13,6 +13,7 @@ _COOLDOWN = 0.5
 _LONGEST_COOLDOWN = 10.0
 _FACTOR = 4.0
 _DECAY = 0.999
+_TRIED = 10
 
 
 class Breaker:
@@ -20,13 +21,15 @@ class Breaker:
 
     While it is open there is no cache traffic; after a pause that doubles up to 10 s one probe is
     sent, and its success closes it. The time-out of a single command follows the slowest recent
-    replies (their decaying maximum, four times), between 5 and 50 ms.
+    replies (their decaying maximum, four times), between 5 and 50 ms; it is 50 ms until there have
+    been some, of which the first, that waits for the connection, says nothing.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._results: deque[bool] = deque(maxlen=_WINDOW)
-        self._slowest = LONGEST / _FACTOR
+        self._slowest = 0.0
+        self._replies = 0
         self._cooldown = _COOLDOWN
         self._opened_at: float | None = None
         self.probed = 0
@@ -45,18 +48,22 @@ class Breaker:
     @property
     def timeout(self) -> float:
         """How long one command may take, in seconds."""
+        if self._replies < _TRIED:
+            return LONGEST
         return min(max(self._slowest * _FACTOR, _SHORTEST), LONGEST)
 
     def succeeded(self, seconds: float) -> None:
         """Notes a reply that took `seconds`."""
         self._results.append(True)
-        self._slowest = max(seconds, self._slowest * _DECAY)
+        self._replies += 1
+        if self._replies > 1:
+            self._slowest = max(seconds, self._slowest * _DECAY)
 
     def failed(self) -> bool:
         """Notes a failure; true if it opened the breaker."""
         self._results.append(False)
         # A reply that came too late says that the time-out was too short, too.
-        self._slowest = min(self._slowest * 2, LONGEST / _FACTOR)
+        self._slowest = min(2 * max(self._slowest, _SHORTEST / _FACTOR), LONGEST / _FACTOR)
         if self.open or self._results.count(False) < _FAILURES:
             return False
         self._opened_at = self._clock()
@@ -72,5 +79,6 @@ class Breaker:
         self._opened_at = None
         self._cooldown = _COOLDOWN
         self._results.clear()
-        self._slowest = LONGEST / _FACTOR
+        self._slowest = 0.0
+        self._replies = 0
         self.probed = now

@@ -76,11 +76,6 @@ class Call:
     becomes a task at the first wait. Nothing can come between, so both are "sent" at once.
     """
 
-    __slots__ = (
-        "_handles", "_posted", "_replies", "_sent", "_started", "_stoppable", "_stopped", "_tasks",
-        "_waiting", "budget", "committed", "flight", "writer",
-    )  # fmt: skip
-
     def __init__(
         self, budget: float, *, stoppable: bool = False, flight: Flight[Answer] | None = None
     ) -> None:

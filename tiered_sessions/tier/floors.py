@@ -112,9 +112,9 @@ class Floors:
         return floor
 
     def _set(self, scope: ScopeKey, tag: Tag | None, written: int) -> None:
-        self._floors[scope] = _Floor(tag, written, self._clock() + self._life)
-        self._floors.move_to_end(scope)
         now = self._clock()
+        self._floors[scope] = _Floor(tag, written, now + self._life)
+        self._floors.move_to_end(scope)
         while self._floors:
             oldest = next(iter(self._floors.values()))
             if oldest.expires > now:

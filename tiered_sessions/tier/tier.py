@@ -41,9 +41,11 @@ from ..records import (
     Failed,
     Missing,
     Query,
+    ScopeKey,
     SessionKey,
     Snapshot,
     Stale,
+    Tag,
     Tags,
     Unknown,
 )
@@ -236,9 +238,14 @@ class SessionTier:
         async with self._reads:
             found = await self._store.sessions(app_name, user_id)
         # A later read shows no less than the list did (I6).
-        parts = {scope: listed.content(scope) for listed in found for scope in listed.key.scopes}
-        for scope, part in parts.items():
-            self._floors.observed(scope, part.tag if part else None, began)
+        shared: dict[ScopeKey, Tag | None] = {}
+        for listed in found:
+            key = listed.key
+            self._floors.observed(key.session, listed.session.tag, began)
+            shared[key.user] = listed.user.tag if listed.user else None
+            shared[key.app] = listed.app.tag if listed.app else None
+        for scope, tag in shared.items():
+            self._floors.observed(scope, tag, began)
         return found
 
     async def count(self, app_name: str, user_id: str | None) -> int:

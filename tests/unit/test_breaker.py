@@ -1,0 +1,50 @@
+"""The time-out of a command follows what the cache needs."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tiered_sessions.tier.breaker import LONGEST, Breaker
+
+
+def test_it_is_patient_until_it_knows_the_cache() -> None:
+    breaker = Breaker(time.monotonic)
+    for _ in range(9):
+        breaker.succeeded(0.000_2)
+        assert breaker.timeout == LONGEST
+    breaker.succeeded(0.000_2)
+    assert breaker.timeout == 0.005
+
+
+def test_the_opening_of_the_connection_says_nothing() -> None:
+    breaker = Breaker(time.monotonic)
+    breaker.succeeded(0.040)
+    for _ in range(20):
+        breaker.succeeded(0.002)
+    assert breaker.timeout == pytest.approx(0.008, rel=0.05)
+
+
+def test_a_slow_cache_is_given_time() -> None:
+    breaker = Breaker(time.monotonic)
+    for _ in range(20):
+        breaker.succeeded(0.000_2)
+    waited = []
+    while breaker.timeout < 0.030:
+        waited.append(breaker.timeout)
+        assert not breaker.failed(), "it was slow, not silent"
+    assert waited == [0.005, 0.010, 0.020]
+    breaker.succeeded(0.030)
+    assert breaker.timeout == LONGEST
+
+
+def test_after_an_outage_it_is_patient_again() -> None:
+    breaker = Breaker(time.monotonic)
+    for _ in range(20):
+        breaker.succeeded(0.000_2)
+    while not breaker.failed():
+        pass
+    assert breaker.open
+    breaker.close(7)
+    assert (breaker.open, breaker.probed, breaker.timeout) == (False, 7, LONGEST)
