@@ -21,7 +21,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 from cachetools import LRUCache
 
 from .errors import SharedEventChangedError
-from .models import EventLike
+from .likes import EventLike
 from .records import Content, EventRecord, SessionKey
 from .untracked import untrack
 
