@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import logging
 import os
 import re
 import sys
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Final
@@ -165,6 +163,8 @@ def resolve(uri: str, folder: Path) -> Resolution:
     Raises:
         ConfigurationError: google-adk is not installed, or the folder does not exist.
     """
+    from importlib.metadata import version
+
     folder = folder.resolve()
     if not folder.is_dir():
         raise ConfigurationError(f"There is no folder {folder}")
@@ -237,6 +237,8 @@ def _absences(scheme: str, folder: Path, warnings: list[str]) -> list[str]:
         *(f"ADK: {line}" for line in warnings),
     ]
     if scheme not in SCHEMES:
+        import difflib
+
         near = difflib.get_close_matches(scheme, SCHEMES, n=1)
         reasons.append(f"{scheme} is not a known spelling" + (f"; did you mean {near[0]}?" if near else ""))
     files = [name for name in _SERVICES_FILES if (folder / name).exists()]

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from .codec import dumps, loads
 from .errors import InvalidValueError
-from .models import EventLike, WindowLike
+from .likes import EventLike, WindowLike
 from .records import EventRecord, Query, Snapshot
 from .state import APP, USER
 

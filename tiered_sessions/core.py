@@ -31,8 +31,8 @@ from .errors import (
     StaleSessionError,
     TieredSessionsError,
 )
+from .likes import EventLike, SessionLike, WindowLike
 from .metrics import Metrics
-from .models import EventLike, SessionLike, WindowLike
 from .rebase import missed
 from .records import (
     Already,

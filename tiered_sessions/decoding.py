@@ -13,7 +13,7 @@ Objects that many readers will be given are built smaller, and unknown to the ga
 
 from __future__ import annotations
 
-import sys
+import gc
 import types
 from collections.abc import Callable, Collection, Mapping
 from enum import Enum
@@ -94,6 +94,8 @@ class Decoder(Generic[M]):
 
     def __init__(self, model: type[M], harmless: Collection[str] = (), *, shared: bool = False) -> None:
         self.shared = shared
+        # Asked now, before many objects of these classes are made (`_shares_keys`).
+        self.bare = {part for part in _parts(model) if _shares_keys(part)} if shared else set()
         self._model = model
         self._harmless = frozenset(harmless)
         self._nodes: dict[type[BaseModel], _Node] = {}
@@ -136,7 +138,7 @@ class _Node:
         self._open: bool | None = None
         self._shared = decoder.shared
         # Without a dictionary of its own an object takes half the room, where the class allows it.
-        self._bare = decoder.shared and _shares_keys(model)
+        self._bare = decoder.shared and model in decoder.bare
         # What is done to containers that were given, with all that is in them, and to those made here.
         self._given: Converter = untracked if decoder.shared else _as_it_is
         self._made: Converter = _untracked_itself if decoder.shared else _as_it_is
@@ -209,7 +211,7 @@ class _Node:
             return None
         decorators = self._model.__pydantic_decorators__.field_validators.values()
         validated = {name for decorator in decorators for name in decorator.info.fields}
-        defaults: dict[str, Any] = {}
+        defaults: dict[str, Any] = _slim(fields) if self._shared else {}
         factories: list[tuple[str, Callable[[], Any]]] = []
         for name, field in fields.items():
             defaults[name] = None
@@ -337,21 +339,53 @@ def _untracked_itself(value: Any) -> Any:
     return value
 
 
+def _parts(model: type[BaseModel]) -> set[type[BaseModel]]:
+    """Returns the class with those of all objects that may be in its objects."""
+    found: set[type[BaseModel]] = set()
+    todo: list[Any] = [model]
+    while todo:
+        one = todo.pop()
+        todo += get_args(one)
+        if isinstance(one, type) and issubclass(one, BaseModel) and one not in found:
+            found.add(one)
+            todo += [field.annotation for field in one.model_fields.values()]
+    return found
+
+
 def _shares_keys(model: type[BaseModel]) -> bool:
     """Says whether objects of the class can be without a dictionary of their own: values, and no keys.
 
-    The interpreter decides that of a class when its first objects get their attributes one by one, and
-    for up to thirty of them. Validation gives a whole dictionary to each, and after about as many
+    Python 3.11 and 3.12 decide that of a class when its first objects get their attributes one by one,
+    and for less than thirty of them. Validation gives a whole dictionary to each, and after about as many
     objects the class has lost the room; so this must be asked early.
     """
-    names = list(model.model_fields)
-    probe = _new(model)
-    for name in names:
-        _set_field(probe, name, None)
-    # An object has room for as many more attributes as others of its class did not need.
-    for _ in range(_SHARED_KEYS):
-        _new(model)
-    return sys.getsizeof(probe.__dict__) < sys.getsizeof(dict.fromkeys(names))
+    if len(model.model_fields) >= _SHARED_KEYS:
+        return False
+    probe = _with_fields(model, model.model_fields)
+    return all(type(part) is not dict for part in gc.get_referents(probe))
+
+
+def _slim(names: Collection[str]) -> dict[str, Any]:
+    """Returns a dictionary with these keys. If they are few, its copies share them and have only values."""
+
+    class Named:
+        pass
+
+    if len(names) >= _SHARED_KEYS:
+        return dict.fromkeys(names)
+    return dict.copy(_with_fields(Named, names).__dict__)
+
+
+def _with_fields(kind: type, names: Collection[str]) -> Any:
+    """Returns an object with these attributes, and what room the class leaves for more is gone."""
+    made: Any = None
+    # An object has room for as many more attributes as objects before it did not need.
+    for number in range(_SHARED_KEYS):
+        made = _new(kind)
+        if number in (0, _SHARED_KEYS - 1):
+            for name in names:
+                _set_field(made, name, None)
+    return made
 
 
 def _as_it_is(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any, Protocol, overload
+from typing import Any, overload
 
 from pydantic import (
     BaseModel,
@@ -27,6 +27,8 @@ class _Model(BaseModel):
         ser_json_bytes="base64",
         val_json_bytes="base64",
         ser_json_inf_nan="constants",
+        # Who never uses these models does not pay for them when the service is imported.
+        defer_build=True,
     )
 
 
@@ -150,44 +152,3 @@ class ListSessionsResponse(_Model):
     def __bool__(self) -> bool:
         # An answer without sessions is still an answer: `if response:` means what it did in ADK.
         return True
-
-
-# --- what the service needs of any framework's models -----------------------------------------
-
-
-class ActionsLike(Protocol):
-    """What the service reads of an event's actions."""
-
-    state_delta: dict[str, Any]
-
-
-class EventLike(Protocol):
-    """What the service reads of an event."""
-
-    id: str
-    invocation_id: str
-    timestamp: float
-    partial: bool | None
-
-    @property
-    def actions(self) -> ActionsLike: ...
-
-    def model_dump_json(self) -> str: ...
-
-
-class SessionLike(Protocol):
-    """What the service reads and writes of a session."""
-
-    id: str
-    app_name: str
-    user_id: str
-    state: dict[str, Any]
-    events: list[Any]
-    last_update_time: float
-
-
-class WindowLike(Protocol):
-    """What the service reads of a `get_session` configuration."""
-
-    num_recent_events: int | None
-    after_timestamp: float | None

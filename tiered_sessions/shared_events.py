@@ -21,7 +21,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 from cachetools import LRUCache
 
 from .errors import SharedEventChangedError
-from .models import EventLike
+from .likes import EventLike
 from .records import Content, EventRecord, SessionKey
 from .untracked import untrack
 
@@ -212,7 +212,7 @@ class SharedEvents(Generic[EventT]):
                     # In all but their JSON these are records.
                     events = content.events[:at] + cast("tuple[EventRecord, ...]", part)
                     content = replace(content, events=events)
-                    undecoded = _SESSION + len(content.state) + _undecoded(events[:at])
+                    undecoded -= _undecoded(records)
                     # One tuple for both, so that the next reader's is recognised at once.
                     whole = whole if at else part
             if kept.records:
@@ -251,7 +251,7 @@ def _compare(key: SessionKey, kept: KeptRecord[Any]) -> None:
 
 def _undecoded(records: Sequence[EventRecord]) -> int:
     """Returns roughly how many bytes those take that were not decoded."""
-    return sum(len(record.payload) + _RECORD for record in records if not isinstance(record, KeptRecord))
+    return sum([len(one.payload) + _RECORD for one in records if type(one) is EventRecord])
 
 
 def _decoded(payload: bytes) -> int:
