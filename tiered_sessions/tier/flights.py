@@ -44,15 +44,20 @@ class Flights(Generic[K, V]):
         self._newest: dict[K, Flight[V]] = {}
         self._flying: set[asyncio.Task[V]] = set()
 
-    def board(self, key: K, load: Callable[[Flight[V]], Awaitable[V]]) -> Flight[V]:
+    def board(
+        self, key: K, load: Callable[[Flight[V]], Awaitable[V]], *, cached: bool = True
+    ) -> Flight[V]:
         """Returns the flight of `key` that has not been sealed yet, starting one if needed.
 
+        `cached`: one that is started asks the cache, too, before it reads.
         The flight is a task of its own: a caller that is cancelled does not take it down.
         """
         newest = self._newest.get(key)
         if newest is not None and not newest.sealed:
             return newest
         flight = self._newest[key] = Flight(newest)
+        if not cached:
+            flight.leave_cache()
         flight.task = asyncio.get_running_loop().create_task(self._fly(key, flight, load))
         self._flying.add(flight.task)
         flight.task.add_done_callback(self._landed)

@@ -446,14 +446,14 @@ class SessionTier:
             inner = Call(max(call.budget, 0.0), flight=flight)
             return await self._perform(protocol.fetch(key, query, leases, self._rules), inner)
 
-        flight = self._flights.board((key, query), fly)
+        flight = self._flights.board((key, query), fly, cached=bool(leases))
         # Each caller has a budget of its own for the time a flight, or the one it starts after,
         # spends on the cache; whoever has spent it reads SQL by itself (I7).
         for stage in (flight.ahead, flight):
             if stage is None:
                 continue
             began = self._clock()
-            left = await stage.wait_for_cache(call.budget)
+            left = stage.left_cache.done() or await stage.wait_for_cache(call.budget)
             call.budget -= self._clock() - began
             if not left:
                 alone = protocol.fetch(key, query, (), self._rules)
