@@ -103,7 +103,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         names = set(getattr(item, "fixturenames", ()))
         parameters = getattr(item, "callspec", None)
         values = {v for v in parameters.params.values() if isinstance(v, str)} if parameters else set()
-        if names & SERVER_FIXTURES or values & SERVER_PARAMETERS:
+        # Such as "postgresql", or "postgresql-psycopg"; an address is not of such parts.
+        parts = {part for value in values for part in value.split("-")}
+        if names & SERVER_FIXTURES or parts & SERVER_PARAMETERS:
             item.add_marker("server")
 
 
