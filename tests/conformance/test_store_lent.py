@@ -21,6 +21,7 @@ from tests.conformance.store_backends import (
     new_key,
     open_store,
 )
+from tests.servers import postgresql_database
 from tiered_sessions.errors import SchemaMismatchError
 from tiered_sessions.records import Append, Committed, Query, SessionKey
 from tiered_sessions.store.dialects import postgresql_reads as sql
@@ -99,7 +100,15 @@ async def test_an_error_on_a_lent_connection_has_its_name_and_costs_no_connectio
     assert await loaded(store, key) == whole
 
 
-@pytest.mark.parametrize("store", ["postgresql"], indirect=True)
+@pytest.fixture
+async def new_store(postgresql_url: str) -> AsyncIterator[SqlSessionStore]:
+    # A database of its own: where the table is large and nothing is known of it, the depth of an index
+    # decides, and that is a matter of what other tests have left.
+    with postgresql_database() as url:
+        async with open_store(url, "postgresql", pool_size=1) as store:
+            yield store
+
+
 @pytest.mark.parametrize("statistics", [False, True])
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
 @pytest.mark.parametrize(
@@ -112,9 +121,10 @@ async def test_an_error_on_a_lent_connection_has_its_name_and_costs_no_connectio
     ],
 )
 async def test_a_window_reads_no_more_of_a_long_log_than_it_shows(
-    store: SqlSessionStore, statistics: bool, mode: str, window: sql.Window
+    new_store: SqlSessionStore, statistics: bool, mode: str, window: sql.Window
 ) -> None:
     """Also while the server knows nothing of the table, as in the first minutes of a database."""
+    store = new_store
     key = await filled(store, LONG)
     statement = sql.older_statement(window) if window.older else sql.load_statement(window)
     values = {

@@ -54,12 +54,30 @@ def test_a_floor_is_what_sql_said_last() -> None:
     assert floors.judge(KEY.session, older) is Standing.FINE
 
 
+def test_an_answer_as_old_as_another_read_does_not_lower_what_that_one_showed() -> None:
+    # I6: it was asked before, and came back after; the cache may hold as old an entry (a failover).
+    floors = Floors(31.0, lambda: 0.0)
+    slow = floors.began()
+    assert floors.observed(KEY.session, TAG, floors.began())
+    older = TAG._replace(revision=TAG.revision - 1)
+    assert floors.observed(KEY.session, older, slow), "its call began before the other was shown"
+    assert floors.judge(KEY.session, older) is Standing.BELOW
+    # Of another incarnation nobody can say which is older, nor of one that is missing.
+    for unlike in (TAG._replace(incarnation=TAG.incarnation + 1), TAG._replace(nonce=TAG.nonce + 1), None):
+        assert floors.observed(KEY.session, TAG, floors.began())
+        assert floors.observed(KEY.session, unlike, slow)
+        assert floors.judge(KEY.session, TAG) is Standing.DOUBT
+    # Asked after all of that, SQL is believed: it has lost commits.
+    assert floors.observed(KEY.session, older, floors.began())
+    assert floors.judge(KEY.session, older) is Standing.FINE
+
+
 def test_floors_that_made_room_mean_validate() -> None:
     """Section 5.3, floor: what was forgotten too early is checked, until it would have expired."""
     now = 0.0
     floors = Floors(31.0, lambda: now, limit=1)
     floors.served((KEY.session,), (TAG,))
-    floors.served(KEY.user, TAG)
+    floors.served((KEY.user,), (TAG,))
     assert floors.judge(KEY.session, TAG) is Standing.DOUBT
     now = 32.0
     assert floors.judge(KEY.session, TAG) is Standing.FINE

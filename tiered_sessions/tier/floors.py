@@ -14,10 +14,11 @@ _LIMIT = 100_000
 
 @dataclass(slots=True)
 class _Floor:
-    """`tag` None: only SQL can say. `written`: the number of the last own write."""
+    """`tag` None: only SQL can say. `written`, `changed`: at which change of a floor it was set so."""
 
     tag: Tag | None
     written: int
+    changed: int
     expires: float
 
 
@@ -33,13 +34,13 @@ class Floors:
         self._clock = clock
         self._limit = limit
         self._floors: OrderedDict[ScopeKey, _Floor] = OrderedDict()
-        self._writes = 0
+        self._changes = 0
         # Until then a floor that had to make room might have mattered.
         self._forgot_until = 0.0
 
     def began(self) -> int:
-        """Returns the number of the last own write."""
-        return self._writes
+        """Returns the number of the last change."""
+        return self._changes
 
     def judge(self, scope: ScopeKey, tag: Tag) -> Standing:
         """Compares an entry's tag with the floor. Only within one incarnation is lower older."""
@@ -55,9 +56,7 @@ class Floors:
         # One revision with two nonces: SQL lost commits, or a foreign writer came by (R18, R28).
         return Standing.DOUBT if tag.revision == floor.tag.revision else Standing.FINE
 
-    def standings(
-        self, scopes: Sequence[ScopeKey], tags: Sequence[Tag | None]
-    ) -> tuple[Standing, ...]:
+    def standings(self, scopes: Sequence[ScopeKey], tags: Sequence[Tag | None]) -> tuple[Standing, ...]:
         """Judges entries, one a scope; where there is none (None), nothing is wrong with it."""
         judged = [
             Standing.FINE if tag is None else self.judge(scope, tag)
@@ -82,21 +81,27 @@ class Floors:
 
     def wrote(self, scope: ScopeKey, tag: Tag | None) -> None:
         """Sets the floor to an own write."""
-        self._writes += 1
-        self._set(scope, tag, self._writes)
+        self._set(scope, tag, self._changes + 1)
 
     def observed(self, scope: ScopeKey, tag: Tag | None, began: int) -> bool:
         """Sets the floor to what SQL said, lower or not: SQL is the truth.
 
         Unless an own write finished since the question was sent and the answer does not hold it:
-        then it returns false, and the question must be asked again.
+        then it returns false, and the question must be asked again. If only another read has shown
+        something else since, this answer may be shown, as its call is as old; but it may be older than
+        that one, so it says nothing of what later calls may be shown.
         """
         floor = self._find(scope)
-        if floor is not None and floor.written > began:
-            if floor.tag is None or tag is None or tag.incarnation != floor.tag.incarnation:
-                return False
-            if tag.revision < floor.tag.revision:
-                return False
+        if floor is not None and floor.changed > began:
+            # One that is missing may have been there before, or since.
+            standing = Standing.DOUBT if tag is None else self.judge(scope, tag)
+            if floor.written > began:
+                if standing is Standing.BELOW or not _comparable(tag, floor.tag):
+                    return False
+            elif standing is Standing.BELOW:
+                return True
+            elif standing is Standing.DOUBT:
+                tag = None
         self._set(scope, tag, floor.written if floor else 0)
         return True
 
@@ -113,7 +118,13 @@ class Floors:
 
     def _set(self, scope: ScopeKey, tag: Tag | None, written: int) -> None:
         now = self._clock()
-        self._floors[scope] = _Floor(tag, written, now + self._life)
+        last = self._floors.get(scope)
+        if last is None or last.tag != tag or last.written != written:
+            self._changes += 1
+            changed = self._changes
+        else:
+            changed = last.changed
+        self._floors[scope] = _Floor(tag, written, changed, now + self._life)
         self._floors.move_to_end(scope)
         while self._floors:
             oldest = next(iter(self._floors.values()))
@@ -122,3 +133,7 @@ class Floors:
                     break
                 self._forgot_until = oldest.expires
             self._floors.popitem(last=False)
+
+
+def _comparable(one: Tag | None, other: Tag | None) -> bool:
+    return one is not None and other is not None and one.incarnation == other.incarnation
