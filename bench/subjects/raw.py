@@ -6,6 +6,7 @@ reaches that still refuses a stale append. Events are validated from JSON, as st
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -69,10 +70,13 @@ class RawService(BaseSessionService):
     def __init__(self, url: str) -> None:
         self._url = url
         self._pool: asyncpg.Pool | None = None
+        self._connecting = asyncio.Lock()
 
     async def _connected(self) -> asyncpg.Pool:
-        if self._pool is None:
-            self._pool = await asyncpg.create_pool(self._url, min_size=1, max_size=15)
+        # One pool, however many callers come first.
+        async with self._connecting:
+            if self._pool is None:
+                self._pool = await asyncpg.create_pool(self._url, min_size=1, max_size=15)
         return self._pool
 
     async def create_session(
