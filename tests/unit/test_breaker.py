@@ -33,7 +33,7 @@ def test_a_slow_cache_is_given_time() -> None:
     waited = []
     while breaker.timeout < 0.030:
         waited.append(breaker.timeout)
-        assert not breaker.failed(), "it was slow, not silent"
+        assert not breaker.failed(time.monotonic()), "it was slow, not silent"
     assert waited == [0.005, 0.010, 0.020]
     breaker.succeeded(0.030)
     assert breaker.timeout == LONGEST
@@ -43,8 +43,19 @@ def test_after_an_outage_it_is_patient_again() -> None:
     breaker = Breaker(time.monotonic)
     for _ in range(20):
         breaker.succeeded(0.000_2)
-    while not breaker.failed():
+    while not breaker.failed(time.monotonic()):
         pass
     assert breaker.open
     breaker.close(7)
     assert (breaker.open, breaker.probed, breaker.timeout) == (False, 7, LONGEST)
+
+
+def test_what_was_under_way_together_is_one_failure() -> None:
+    breaker = Breaker(time.monotonic)
+    for _ in range(20):
+        breaker.succeeded(0.000_2)
+    for _ in range(4):
+        sent = time.monotonic()
+        assert not any(breaker.failed(sent) for _ in range(32)), "a pause of the server is no outage"
+    assert breaker.failed(time.monotonic())
+    assert breaker.open

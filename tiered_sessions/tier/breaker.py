@@ -17,7 +17,7 @@ _TRIED = 10
 
 
 class Breaker:
-    """Opens when five of the last ten commands failed.
+    """Opens when five of the last ten commands failed; those that were under way together count as one.
 
     While it is open there is no cache traffic; after a pause that doubles up to 10 s one probe is
     sent, and its success closes it. The time-out of a single command follows the slowest recent
@@ -32,6 +32,7 @@ class Breaker:
         self._replies = 0
         self._cooldown = _COOLDOWN
         self._opened_at: float | None = None
+        self._failed_at = float("-inf")
         self.probed = 0
         """Server time, in ms, of the probe that last closed the breaker; 0 if it never opened."""
 
@@ -59,8 +60,12 @@ class Breaker:
         if self._replies > 1:
             self._slowest = max(seconds, self._slowest * _DECAY)
 
-    def failed(self) -> bool:
-        """Notes a failure; true if it opened the breaker."""
+    def failed(self, began: float) -> bool:
+        """Notes the failure of a command that was sent at `began`; true if it opened the breaker."""
+        if began < self._failed_at:
+            # One pause of the server fails all who are waiting then, and is one failure.
+            return False
+        self._failed_at = self._clock()
         self._results.append(False)
         # A reply that came too late says that the time-out was too short, too.
         self._slowest = min(2 * max(self._slowest, _SHORTEST / _FACTOR), LONGEST / _FACTOR)

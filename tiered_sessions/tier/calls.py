@@ -269,14 +269,14 @@ class CacheCalls:
             if name is not None:
                 self._metrics.count(name)
         if failed:
-            self.failed()
+            self.failed(began)
         else:
             self._breaker.succeeded(self._clock() - began)
         return reply
 
-    def failed(self) -> None:
-        """Notes a command that failed or took too long."""
-        if self._breaker.failed():
+    def failed(self, began: float) -> None:
+        """Notes that a command sent at `began` failed or took too long."""
+        if self._breaker.failed(began):
             self._metrics.count(counters.BREAKER_OPENED)
             logger.warning("the cache does not answer; reading from SQL until it does")
 
@@ -311,6 +311,7 @@ class CacheCalls:
             await asyncio.wait(tuple(self._background))
 
     async def _follow(self, earlier: asyncio.Future[Any] | None, command: CacheCommand) -> None:
+        began = self._clock()
         try:
             # One limit for the turn and the command, so that a queue on a hanging cache ends.
             async with asyncio.timeout(_LATER_TIMEOUT):
@@ -320,7 +321,7 @@ class CacheCalls:
                     await self.perform(command)
                     return
         except TimeoutError:
-            self.failed()
+            self.failed(began)
         self._metrics.count(counters.LATER_DISCARDED)
 
     async def _probe(self, cache: SessionCache) -> None:

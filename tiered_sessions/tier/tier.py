@@ -436,7 +436,7 @@ class SessionTier:
             # that ended late: then this process was held up, and the reply may lie there unread.
             whole = call.budget > 0 or limit >= self._config.cache_budget
             if whole and took <= allowed + HELD_UP:
-                self._calls.failed()
+                self._calls.failed(began)
         return ended
 
     async def _board(self, step: steps.Flight, call: Call) -> Answer:
