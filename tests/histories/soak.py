@@ -20,6 +20,7 @@ from rich.console import Console
 
 from tests.histories.fleet import Fault, Fleet, shares
 from tests.histories.matrix import CACHES, DATABASES, as_json, chosen, run_all, show_findings, table
+from tiered_sessions.errors import StoreError
 
 # Acts on the cache server, and on the database: they do not heal each other by accident.
 TOGETHER = ("faults_cache", "faults_sql")
@@ -63,9 +64,10 @@ class Storm:
     async def _run(self, fleet: Fleet, fault: Fault) -> None:
         try:
             await fault.run(fleet)
-        except (AssertionError, TimeoutError) as error:
+        except (AssertionError, TimeoutError, StoreError) as error:
             # Beside another fault one may find nothing to hit, such as a statement to hold, or the cache
-            # not in use again in time. Whatever it was, the fleet must go on, and the history be right.
+            # not in use again in time, or the database gone that it wants to change. Whatever it was,
+            # the fleet must go on, and the history be right.
             fleet.note(f"{fault.name}: {error!r}")
             self.made[f"{fault.name}: {type(error).__name__}"] += 1
 
