@@ -13,6 +13,7 @@ import redis.asyncio
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from . import loops
 from .places import Servers
 from .records import Family
 
@@ -35,6 +36,7 @@ async def about(servers: Servers, families: tuple[Family, ...], mode: str) -> di
         "mode": mode,
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
+        "event loop": loops.chosen(),
         "cpus": os.cpu_count(),
         "load": round(os.getloadavg()[0], 1),
         "machine": f"{platform.system()} {platform.machine()}",

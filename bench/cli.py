@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from . import plan
 from .about import about
+from .loops import LOOPS, choose
 from .places import Places, Servers, default_url
 from .plan import MODES, Choice, Mode
 from .plot import NoPlotError, draw
@@ -78,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repetitions", type=int, help="how often each cell is measured")
     parser.add_argument("--seconds", type=float, help="how long at most each time")
     parser.add_argument("--minutes", type=float, help="how long the run takes at most")
+    parser.add_argument(
+        "--loop", choices=LOOPS, help="the event loop of all; default: uvloop where it is installed"
+    )
     parser.add_argument("--no-extras", action="store_true", help="without round trips, memory and outages")
     parser.add_argument(
         "--profile", metavar="CELL", help="instead: profile ours in one cell, e.g. hot-all-200/c32"
@@ -109,6 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     names = plan.subjects(mode, cell, available(family), choice)
                     console.print(f"{cell.name}: {', '.join(names)}", highlight=False)
             return 0
+        if given.loop is not None:
+            choose(given.loop)
         servers = Servers(given.postgresql, given.mariadb, given.redis, given.folder)
         if given.profile:
             console.print(asyncio.run(_profile(servers, mode, given.profile)), highlight=False, markup=False)

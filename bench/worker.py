@@ -13,6 +13,7 @@ import traceback
 from dataclasses import asdict
 from typing import Any
 
+from . import loops
 from .records import Group, Task
 from .subjects.base import Address, Subject
 from .subjects.catalogue import make
@@ -92,4 +93,5 @@ async def serve(name: str, address: Address) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(sys.argv[1], Address(**json.loads(sys.argv[2]))))
+    with asyncio.Runner(loop_factory=loops.factory()) as runner:
+        runner.run(serve(sys.argv[1], Address(**json.loads(sys.argv[2]))))

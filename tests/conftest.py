@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -18,6 +19,17 @@ hypothesis.settings.load_profile("suite")
 SKIPS = Path(__file__).with_name("skips.txt")
 SERVER_FIXTURES = {"postgresql_url", "mysql_url", "redis_url", "redis_namespace"}
 SERVER_PARAMETERS = {"postgresql", "mariadb", "mysql", "redis"}
+
+
+# -- the event loop -------------------------------------------------------------------------------
+
+if os.environ.get("TIERED_SESSIONS_TEST_LOOP") == "uvloop":
+
+    def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+        """Runs tests that are coroutines on uvloop, as uvicorn runs servers where it is installed."""
+        import uvloop
+
+        return {"uvloop": uvloop.new_event_loop}
 
 
 # -- databases ------------------------------------------------------------------------------------
