@@ -3,7 +3,7 @@
 # make test    all tests, on the servers that are found (docs: tests/servers.py)
 # make matrix  the items of ADK's conformance list, with their evidence
 # make model   every interleaving of the protocol, to the end (docs: tests/protocol/explorer/search.py)
-# make bench   a few minutes of benchmarks against stock google-adk; bench-full: all of them, 20 minutes at most
+# make bench   a few minutes of benchmarks against stock google-adk; bench-full: all of them, 15 minutes at most
 # make lint    ruff and mypy
 PYTHON ?=
 export PYTHON

@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         dest="mode",
         action="store_const",
         const="full",
-        help="three repetitions, 20 minutes at most",
+        help="two repetitions of everything, 15 minutes at most",
     )
     parser.set_defaults(mode="quick")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")

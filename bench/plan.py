@@ -45,7 +45,7 @@ class Mode:
 MODES: Final = {
     "smoke": Mode("smoke", Scale(1, 0.2, 0.02), 1.0, ("postgresql",), extras=False),
     "quick": Mode("quick", Scale(1, 0.6, 0.25), 6.0, ("postgresql", "sqlite"), extras=True),
-    "full": Mode("full", Scale(3, 0.7, 1.0), 18.0, ("postgresql", "sqlite", "mariadb"), extras=True),
+    "full": Mode("full", Scale(2, 0.7, 1.0), 12.0, ("postgresql", "sqlite", "mariadb"), extras=True),
 }
 
 
