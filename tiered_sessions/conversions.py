@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from .codec import dumps, loads
 from .errors import InvalidValueError
 from .likes import EventLike, WindowLike
-from .records import EventRecord, Query, Snapshot
+from .records import Content, EventRecord, Query, Snapshot
 from .state import APP, USER
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -85,11 +85,33 @@ def rewinds(event: EventLike) -> bool:
 def whole_state(snapshot: Snapshot) -> dict[str, Any]:
     """Reads the state of all scopes, as `merge` joins them: a new one for each caller."""
     state = object_of(snapshot.session.state)
-    for prefix, shared in ((APP, snapshot.app), (USER, snapshot.user)):
+    _share(state, snapshot.app, snapshot.user)
+    return state
+
+
+def _share(state: dict[str, Any], app: Content | None, user: Content | None) -> None:
+    for prefix, shared in ((APP, app), (USER, user)):
         if shared is not None and shared.state != b"{}":
             for key, value in object_of(shared.state).items():
                 state[prefix + key] = value
-    return state
+
+
+def whole_states(snapshots: Sequence[Snapshot]) -> Iterator[dict[str, Any]]:
+    """Reads the state of each, as `whole_state` does; what they share is put together once."""
+    together: dict[tuple[bytes | None, bytes | None], bytes | dict[str, Any]] = {}
+    for snapshot in snapshots:
+        state = object_of(snapshot.session.state)
+        app, user = snapshot.app, snapshot.user
+        names = (None if app is None else app.state, None if user is None else user.state)
+        shared = together.get(names)
+        if shared is None:
+            read: dict[str, Any] = {}
+            _share(read, app, user)
+            # Lists and objects must be each caller's own, so they are read anew.
+            nested = any(isinstance(value, dict | list) for value in read.values())
+            shared = together[names] = document(read) if nested else read
+        state.update(loads(shared) if isinstance(shared, bytes) else shared)
+        yield state
 
 
 def stored_event(record: EventRecord) -> dict[str, Any]:

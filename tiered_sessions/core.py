@@ -23,6 +23,7 @@ from .conversions import (
     rewinds,
     stored_event,
     whole_state,
+    whole_states,
 )
 from .errors import (
     ConfigurationError,
@@ -245,7 +246,11 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
     async def _sessions(self, app_name: str, user_id: str | None) -> list[SessionT]:
         with _Translating(self):
             snapshots = await self._wiring.tier().sessions(app_name, user_id)
-            return [self._assembled(snapshot) for snapshot in snapshots]
+            listed = []
+            for snapshot, state in zip(snapshots, whole_states(snapshots), strict=True):
+                tag = snapshot.session.tag
+                listed.append(self._session(snapshot.key, state, [], tag.update_time / 1_000_000, tag))
+            return listed
 
     async def count_sessions(self, app_name: str, user_id: str | None = None) -> int:
         """Counts the sessions of one user, or of all users of the app."""

@@ -77,9 +77,9 @@ class EventRecord(NamedTuple):
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Content:
-    """What one row, and one cache entry, holds at one tag.
+    """What one row, and one cache entry, holds at one tag. Never changed: `frozen` would treble its cost.
 
     `events` is a contiguous tail of the log, oldest first (I2). `complete` says that no older
     event exists; otherwise `before` is the greatest timestamp among the older ones, None if
@@ -93,9 +93,11 @@ class Content:
     before: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Snapshot:
     """One session with its shared scopes, read at one moment. A scope without a row is None.
+
+    Never changed, as `Content`.
 
     `expires_in`: milliseconds from that moment, by the database's clock, until the session expires.
     Not part of the content: it is another number at every look.

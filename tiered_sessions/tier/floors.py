@@ -91,6 +91,13 @@ class Floors:
         something else since, this answer may be shown, as its call is as old; but it may be older than
         that one, so it says nothing of what later calls may be shown.
         """
+        now = self._clock()
+        floor = self._floors.get(scope)
+        if floor is not None and floor.expires > now and tag is not None and floor.tag == tag:
+            # Nothing to compare and nothing to change, whoever said it.
+            floor.expires = now + self._life
+            self._floors.move_to_end(scope)
+            return True
         floor = self._find(scope)
         if floor is not None and floor.changed > began:
             # One that is missing may have been there before, or since.

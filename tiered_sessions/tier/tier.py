@@ -45,7 +45,6 @@ from ..records import (
     SessionKey,
     Snapshot,
     Stale,
-    Tag,
     Tags,
     Unknown,
 )
@@ -238,14 +237,15 @@ class SessionTier:
         async with self._reads:
             found = await self._store.sessions(app_name, user_id)
         # A later read shows no less than the list did (I6).
-        shared: dict[ScopeKey, Tag | None] = {}
+        shared: dict[str, Snapshot] = {}
         for listed in found:
-            key = listed.key
-            self._floors.observed(key.session, listed.session.tag, began)
-            shared[key.user] = listed.user.tag if listed.user else None
-            shared[key.app] = listed.app.tag if listed.app else None
-        for scope, tag in shared.items():
-            self._floors.observed(scope, tag, began)
+            app, user, session = listed.key
+            self._floors.observed(ScopeKey("session", app, user, session), listed.session.tag, began)
+            shared[user] = listed
+        for listed in shared.values():
+            self._floors.observed(listed.key.user, listed.user.tag if listed.user else None, began)
+        if found:
+            self._floors.observed(listed.key.app, listed.app.tag if listed.app else None, began)
         return found
 
     async def count(self, app_name: str, user_id: str | None) -> int:

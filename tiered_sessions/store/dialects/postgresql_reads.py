@@ -75,18 +75,16 @@ def sessions(app_name: str, user_id: str | None, binary: bool) -> Unit[list[Snap
     if row[8] is not None:
         for name, *tag, state in zip(*row[8:14], strict=True):
             users[name] = Content(_tag(*tag), _document(state))
+    states = row[6] if binary else map(str.encode, row[6])
+    tags = map(_tag, *row[2:6])
     return [
         Snapshot(
             SessionKey(app_name, user, session),
-            Content(
-                Tag(0, 0, 0, micros) if alien else _tag(incarnation, revision, nonce, micros),
-                _document(state),
-                complete=False,
-            ),
+            Content(Tag(0, 0, 0, tag.update_time) if alien else tag, state, (), False),
             users.get(user),
             app,
         )
-        for user, session, incarnation, revision, nonce, micros, state, alien in zip(*row[:8], strict=True)
+        for user, session, tag, state, alien in zip(*row[:2], tags, states, row[7], strict=True)
     ]
 
 
