@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypeVar
@@ -67,26 +66,47 @@ _REBASES: Final = 20
 _CATCH_UP: Final = 50
 
 
+_Locks = dict[tuple[int, SessionKey], tuple[asyncio.Lock, int]]
+
+
 class _KeyLocks:
     """One lock a session for as long as somebody holds it or waits for it."""
 
     def __init__(self) -> None:
-        self._locks: dict[tuple[int, SessionKey], tuple[asyncio.Lock, int]] = {}
+        self._locks: _Locks = {}
 
-    @asynccontextmanager
-    async def hold(self, key: SessionKey) -> AsyncIterator[None]:
+    def hold(self, key: SessionKey) -> _Hold:
+        """Returns what holds the lock of `key` while it is entered."""
+        return _Hold(self._locks, key)
+
+
+class _Hold:
+    # Not a generator in a context manager, which costs an append four objects more.
+    __slots__ = ("_locks", "_name")
+
+    def __init__(self, locks: _Locks, key: SessionKey) -> None:
+        self._locks = locks
         # Loops run in threads of their own; a lock of asyncio belongs to one of them.
-        name = (id(asyncio.get_running_loop()), key)
-        lock, users = self._locks.get(name, (None, 0))
+        self._name = (id(asyncio.get_running_loop()), key)
+
+    async def __aenter__(self) -> None:
+        lock, users = self._locks.get(self._name, (None, 0))
         lock = lock or asyncio.Lock()
-        self._locks[name] = (lock, users + 1)
+        self._locks[self._name] = (lock, users + 1)
         try:
-            async with lock:
-                yield
-        finally:
-            lock, users = self._locks.pop(name)
-            if users > 1:
-                self._locks[name] = (lock, users - 1)
+            await lock.acquire()
+        except BaseException:
+            self._leave()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._leave().release()
+
+    def _leave(self) -> asyncio.Lock:
+        lock, users = self._locks.pop(self._name)
+        if users > 1:
+            self._locks[self._name] = (lock, users - 1)
+        return lock
 
 
 class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
@@ -332,7 +352,8 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
         records = []
         for event in events:
             stored = self._encode(event)
-            delta |= json_safe(event.actions.state_delta)
+            if event.actions.state_delta:
+                delta |= json_safe(event.actions.state_delta)
             records.append(
                 NewEvent(event.id, event.invocation_id, microseconds(event.timestamp), document(stored))
             )

@@ -146,6 +146,9 @@ class SharedEvents(Generic[EventT]):
                 size = _SESSION + len(content.state) + _undecoded(content.events)
             else:
                 size = kept.undecoded + _undecoded(added) + len(content.state) - len(kept.content.state)
+            for record in content.events if added is None else added:
+                untrack(record)
+            untrack(content.events)
             if kept is None:
                 self._put(key, _Kept(content, size))
             else:

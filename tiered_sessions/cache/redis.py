@@ -230,33 +230,14 @@ class RedisSessionCache:
         self, name: str, arguments: Sequence[Any], taker: Callable[[Any], Any]
     ) -> asyncio.Future[Any] | None:
         """Calls one of the methods that make a write, `name`, without awaiting it; see `Posting`."""
-        make, converted = _POSTED[name]
+        make = _POSTED[name][0]
         scope, *words = make(self, *arguments)
         key = self._name(scope)
-        text, sha = script(name)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        known = True
-
-        def take(answers: Answers | Exception) -> Any:
-            nonlocal known
-            if not isinstance(answers, Answers):
-                return taker(Unavailable(_reason(answers)))
-            reply = answers.replies[0]
-            if known and isinstance(reply, NoScriptError):
-                known = False
-                try:
-                    self._connections.post(key, future, Packed([("EVAL", text, 1, key, *words)]), take)
-                except FAULTS as error:
-                    return taker(Unavailable(_reason(error)))
-                return AGAIN
-            try:
-                result = _refusal(reply) or converted(reply)
-            except (ValueError, TypeError, KeyError, AttributeError):
-                result = Unavailable("the reply is not one of the script's")
-            return taker(result)
-
+        command = ("EVALSHA", script(name).sha, 1, key, *words)
+        taking = _Taking(self._connections, name, command, future, taker)
         try:
-            posted = self._connections.post(key, future, Packed([("EVALSHA", sha, 1, key, *words)]), take)
+            posted = self._connections.post(key, future, Packed((command,)), taking)
         except FAULTS as error:
             future.set_result(taker(Unavailable(_reason(error))))
             return future
@@ -293,6 +274,50 @@ class RedisSessionCache:
             return await self._connections.fly(key, commands)
         except FAULTS as error:
             return Unavailable(_reason(error))
+
+
+class _Taking:
+    """Takes the reply to one posted script. It is posted again if the server did not know the script."""
+
+    __slots__ = ("_command", "_connections", "_future", "_known", "_name", "_taker")
+
+    def __init__(
+        self,
+        connections: Connections,
+        name: str,
+        command: Words,
+        future: asyncio.Future[Any],
+        taker: Callable[[Any], Any],
+    ) -> None:
+        self._connections = connections
+        self._name = name
+        self._command = command
+        self._future = future
+        self._taker = taker
+        self._known = True
+
+    def __call__(self, answers: Answers | Exception) -> Any:
+        if not isinstance(answers, Answers):
+            return self._taker(Unavailable(_reason(answers)))
+        reply = answers.replies[0]
+        if isinstance(reply, ResponseError):
+            if self._known and isinstance(reply, NoScriptError):
+                return self._again()
+            return self._taker(Unavailable(_reason(reply)))
+        try:
+            result = _POSTED[self._name][1](reply)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            result = Unavailable("the reply is not one of the script's")
+        return self._taker(result)
+
+    def _again(self) -> Any:
+        self._known = False
+        command = ("EVAL", script(self._name).text, *self._command[2:])
+        try:
+            self._connections.post(command[3], self._future, Packed((command,)), self)
+        except FAULTS as error:
+            return self._taker(Unavailable(_reason(error)))
+        return AGAIN
 
 
 class _Reads(NamedTuple):

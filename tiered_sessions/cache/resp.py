@@ -23,6 +23,8 @@ if not hasattr(hiredis, "PushNotification"):  # before 3.2 it did not tell them 
 
 Command = Sequence[str | bytes | int]
 
+_LENGTHS: Final = [b"\r\n$%d\r\n" % length for length in range(1024)]
+
 MISSING: Final = object()
 """What a reader returns while the next reply is not complete."""
 
@@ -53,13 +55,14 @@ def pack(commands: Iterable[Command]) -> bytes:
 
 
 def _packed(command: Command) -> bytes:
-    pieces = [b"*%d\r\n" % len(command)]
+    pieces = [b"*%d" % len(command)]
     for word in command:
-        if isinstance(word, str):
-            word = word.encode()
-        elif isinstance(word, int):
-            word = b"%d" % word
-        pieces += (b"$%d\r\n" % len(word), word, b"\r\n")
+        if not isinstance(word, bytes):
+            word = word.encode() if isinstance(word, str) else b"%d" % word
+        length = len(word)
+        pieces.append(_LENGTHS[length] if length < len(_LENGTHS) else b"\r\n$%d\r\n" % length)
+        pieces.append(word)
+    pieces.append(b"\r\n")
     return b"".join(pieces)
 
 

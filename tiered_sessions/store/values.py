@@ -84,8 +84,10 @@ def check_create(create: Create) -> None:
 
 
 def _check_key(key: SessionKey) -> None:
-    for field, text in zip(key._fields, key, strict=True):
-        _check_id(field, text, ID_LENGTH)
+    app_name, user_id, session_id = key
+    _check_id("app_name", app_name, ID_LENGTH)
+    _check_id("user_id", user_id, ID_LENGTH)
+    _check_id("session_id", session_id, ID_LENGTH)
 
 
 def _check_id(field: str, text: str, limit: int) -> None:
@@ -118,7 +120,10 @@ def check_jsonb(name: str, document: bytes) -> None:
     Raises:
         InvalidValueError: The document holds a NUL, a lone surrogate, NaN or an infinity.
     """
-    if not any(mark in document for mark in _SUSPECT):
+    for mark in _SUSPECT:
+        if mark in document:
+            break
+    else:
         return
     try:
         value = json.loads(document, parse_constant=_refuse_constant)

@@ -127,39 +127,40 @@ class Call:
         """Returns the first reply among `handles`, or why there is none within `limit` seconds."""
         if self._stopped and not self.committed:
             return Ended.CANCELLED
-        for handle in handles:
-            if handle in self._replies:
-                return Reply(handle, self._replies.pop(handle))
+        if self._replies:
+            for handle in handles:
+                if handle in self._replies:
+                    return Reply(handle, self._replies.pop(handle))
         if limit is not None and limit <= 0:
             return Ended.TIMER
-        if self.committed or not self._stoppable:
-            return await self._wait(handles, limit, patience)
-        task = self._waiting = asyncio.current_task()
-        assert task is not None
+        task = None
+        if self._stoppable and not self.committed:
+            task = self._waiting = asyncio.current_task()
+        alone = self._alone(handles)
+        # All in one coroutine: each more that is entered shows in a write's time.
         try:
-            return await self._wait(handles, limit, patience)
+            if alone is None:
+                return await self._wait_for_tasks(handles, limit)
+            return Reply(handles[0], await (alone if limit is None else patience.within(alone, limit)))
+        except TimeoutError:
+            if limit is None or alone is None:
+                raise
+            return Ended.TIMER
         except asyncio.CancelledError:
             # `stop` did it, unless this task was cancelled as well.
-            if self._stopped and not task.uncancel():
+            if task is not None and self._stopped and not task.uncancel():
                 return Ended.CANCELLED
             raise
         finally:
             self._waiting = None
 
-    async def _wait(self, handles: tuple[int, ...], limit: float | None, patience: Patience) -> Reply | Ended:
-        handle = handles[0] if len(handles) == 1 else 0
-        try:
-            if handle in self._started and len(self._started) == 1:
-                command = self._started.pop(handle)
-                return Reply(handle, await (command if limit is None else patience.within(command, limit)))
-            if handle in self._posted and not self._started:
-                assert limit is not None
-                return Reply(handle, await patience.within(self._posted.pop(handle), limit))
-        except TimeoutError:
-            if limit is None:
-                raise
-            return Ended.TIMER
-        return await self._wait_for_tasks(handles, limit)
+    def _alone(self, handles: tuple[int, ...]) -> Coroutine[Any, Any, Any] | asyncio.Future[Any] | None:
+        """Takes out the one command that is waited for, if nothing else was started; else None."""
+        if len(handles) != 1:
+            return None
+        if not self._started:
+            return self._posted.pop(handles[0], None)
+        return self._started.pop(handles[0], None) if len(self._started) == 1 else None
 
     async def _wait_for_tasks(self, handles: tuple[int, ...], limit: float | None) -> Reply | Ended:
         for handle, command in self._started.items():
@@ -263,9 +264,12 @@ class CacheCalls:
     def _noted(self, command: CacheCommand, began: float, reply: Any) -> Any:
         failed = False
         for part in reply if isinstance(command, LookUp) else (reply,):
+            kind = type(part)
+            if kind is int or part is None:
+                continue
             if isinstance(part, Unavailable):
                 failed = True
-            name = _FOUND.get(type(part)) or (_COUNTED.get(part) if isinstance(part, Enum) else None)
+            name = _FOUND.get(kind) or (_COUNTED.get(part) if isinstance(part, Enum) else None)
             if name is not None:
                 self._metrics.count(name)
         if failed:
@@ -297,13 +301,12 @@ class CacheCalls:
             future = asyncio.create_task(self._follow(earlier, command))
         self._last[scope] = future
         self._background.add(future)
+        future.add_done_callback(partial(self._forget, scope))
 
-        def forget(done: asyncio.Future[Any]) -> None:
-            self._background.discard(done)
-            if self._last.get(scope) is done:
-                del self._last[scope]
-
-        future.add_done_callback(forget)
+    def _forget(self, scope: ScopeKey, done: asyncio.Future[Any]) -> None:
+        self._background.discard(done)
+        if self._last.get(scope) is done:
+            del self._last[scope]
 
     async def flush(self) -> None:
         """Waits for the background commands of now; later ones are not of earlier writes."""

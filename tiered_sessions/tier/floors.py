@@ -131,8 +131,11 @@ class Floors:
             changed = self._changes
         else:
             changed = last.changed
-        self._floors[scope] = _Floor(tag, written, changed, now + self._life)
-        self._floors.move_to_end(scope)
+        if last is None:
+            self._floors[scope] = _Floor(tag, written, changed, now + self._life)
+        else:
+            last.tag, last.written, last.changed, last.expires = tag, written, changed, now + self._life
+            self._floors.move_to_end(scope)
         while self._floors:
             oldest = next(iter(self._floors.values()))
             if oldest.expires > now:

@@ -494,7 +494,7 @@ def _extend(operation: Append, outcome: Committed) -> Steps[None]:
     if known is None or known.tag != operation.expected or outcome.numbered:
         return
     state = known.state if outcome.state is None else outcome.state
-    content = replace(known, tag=outcome.tag, state=state, events=known.events + outcome.events)
+    content = Content(outcome.tag, state, known.events + outcome.events, known.complete, known.before)
     yield Local(Keep(operation.key, content, added=outcome.events))
 
 

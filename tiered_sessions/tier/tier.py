@@ -311,7 +311,8 @@ class SessionTier:
     # --- performing --------------------------------------------------------------------------
 
     async def _write(self, generator: Steps[Any], budget: float | None = None) -> Any:
-        await self.prepare()
+        if self._closed or not self._prepared:
+            await self.prepare()
         call = Call(self._config.cache_budget if budget is None else budget, stoppable=True)
         task = asyncio.create_task(self._perform(generator, call))
         self._writes.add(task)
@@ -344,7 +345,10 @@ class SessionTier:
                 if isinstance(step, steps.Local):
                     reply = self._knowledge.answer(step.question, call)
                 elif isinstance(step, Wait):
-                    reply = await self._wait(step, call)
+                    if step.timer is None:
+                        reply = await call.wait(step.handles, None, self._patience)
+                    else:
+                        reply = await self._wait(step, step.timer, call)
                 elif isinstance(step, steps.Send):
                     reply = self._send(step.command, call)
                 elif isinstance(step, steps.Later):
@@ -418,18 +422,16 @@ class SessionTier:
             self._metrics.count(counters.OUTBOX_WRITTEN, len(outbox))
         return outcome
 
-    async def _wait(self, wait: Wait, call: Call) -> Reply | Ended:
-        if wait.timer is None:
-            return await call.wait(wait.handles, None, self._patience)
+    async def _wait(self, wait: Wait, timer: Timer, call: Call) -> Reply | Ended:
         self._calls.hurry()
-        limit = _POLL if wait.timer is Timer.POLL else self._breaker.timeout
+        limit = _POLL if timer is Timer.POLL else self._breaker.timeout
         began = self._clock()
         allowed = min(limit, call.budget)
         ended = await call.wait(wait.handles, allowed, self._patience)
         took = self._clock() - began
         call.budget -= took
         if ended is Ended.TIMER:
-            if wait.timer is Timer.POLL:
+            if timer is Timer.POLL:
                 # Something is left over, so that whoever shares the flight still gets its load.
                 return Ended.TIMER if call.budget >= 2 * _POLL else Ended.SPENT
             # A wait cut short by the rest of the budget says nothing about the cache, nor does one
