@@ -94,7 +94,7 @@ def main() -> int:
         output.print(f"{count:5} {name}", highlight=False)
     output.print(table(found))
     show_findings(console, found)
-    figures = {"seed": given.seed, "made": dict(storm.made), **as_json(found[0])}
+    figures = {"seed": given.seed, **as_json(found[0]), "each": dict(storm.made)}
     (given.keep / "soak.json").write_bytes(orjson.dumps(figures, option=orjson.OPT_INDENT_2))
     return 0 if found[0].ok else 1
 
