@@ -35,8 +35,6 @@ class StockBeside(Injection):
         triggers: Whether the triggers that tell of its writes are installed.
     """
 
-    # On SQLite stock reads a state, then writes it, without a lock in between: it loses our writes.
-    databases = ("postgresql", "mysql")
     hides_cache = False
 
     def __init__(self, *, triggers: bool) -> None:
@@ -44,6 +42,10 @@ class StockBeside(Injection):
         self.config: dict[str, Any] = {} if triggers else {"max_staleness": 2.0}
         # With triggers it is as if stock were cut off from the cache, and its operations say that.
         self.staleness = NEVER if triggers else self.config["max_staleness"]
+        # On SQLite stock reads a state, then writes it, without a lock in between: it loses our writes.
+        # On MariaDB it gives the rows of shared state times of whole seconds: of two writes within one only
+        # a trigger can tell, and a reader who saw the second may be shown the first (docs/mixed-fleet.md).
+        self.databases = ("postgresql", "mysql") if triggers else ("postgresql",)
         self._triggers = triggers
         self._value = FIRST
         self._unknown = 0
