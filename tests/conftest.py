@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tracemalloc  # noqa: F401  pytest imports it when it hears of a lost object, in whatever thread that is
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
