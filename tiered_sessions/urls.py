@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
-import ssl
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, NoReturn
-from urllib.parse import parse_qsl, quote, unquote, urlencode
-from uuid import uuid4
+from urllib.parse import quote
 
+from .driver_parameters import add_mysql, add_postgresql
 from .errors import ConfigurationError
+from .url_parts import Parts, parse, take_typed
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,66 +34,6 @@ class DatabaseUrl:
     memory: bool = False
 
 
-@dataclass(slots=True)
-class _Parts:
-    scheme: str
-    user: str | None
-    password: str | None
-    host: str
-    port: str | None
-    database: str | None
-    query: list[tuple[str, str]] = field(default_factory=list)
-
-    def pop(self, *names: str) -> str | None:
-        """Takes the last value of a query parameter out, under any of its names."""
-        values = [value for name, value in self.query if name in names]
-        self.query = [(name, value) for name, value in self.query if name not in names]
-        return values[-1] if values else None
-
-    def render(self) -> str:
-        user = "" if self.user is None else quote(self.user, safe="")
-        if self.password is not None:
-            user += ":" + quote(self.password, safe="")
-        at = "@" if self.user is not None or self.password is not None else ""
-        port = f":{self.port}" if self.port else ""
-        path = "" if self.database is None else "/" + self.database
-        query = "?" + urlencode(self.query, safe="/") if self.query else ""
-        return f"{self.scheme}://{user}{at}{self.host}{port}{path}{query}"
-
-
-# A raw @, / or ? in a password is ambiguous: the narrowest reading that parses whole wins, and where
-# two do, the one that takes more for the password.
-_USERS: Final = (
-    *(rf"(?P<user>[^:/?@]*)(?::(?P<password>{secret}))?@" for secret in ("[^@/?]*", "[^@]*", "[^?]*", ".*")),
-    "(?P<user>(?!))?(?P<password>(?!))?",
-)
-_SHAPES: Final = tuple(
-    re.compile(
-        rf"(?P<scheme>[A-Za-z][\w+.-]*)://{user}(?P<host>\[[^\]/?@]*\]|[^/?@]*?)(?P<port>:\d*)?"
-        rf"(?:/(?P<database>{'[^?@]*' if user is not _USERS[-1] else '[^?]*'}))?"
-        r"(?:\?(?P<query>(?:[\w.-]+=[^&]*&?)*))?",
-        re.DOTALL,
-    )
-    for user in _USERS
-)
-
-
-def _parse(text: str) -> _Parts | None:
-    for shape in _SHAPES:
-        if match := shape.fullmatch(text.strip()):
-            part = match.groupdict()
-            return _Parts(
-                part["scheme"].lower(),
-                None if part["user"] is None else unquote(part["user"]),
-                None if part["password"] is None else unquote(part["password"]),
-                part["host"],
-                (part["port"] or ":")[1:] or None,
-                part["database"],
-                parse_qsl(part["query"] or "", keep_blank_values=True),
-            )
-    return None
-
-
 _HOST: Final = re.compile(r"\[[^\]]*\]|[^:,\s]*")
 _EMBEDDED: Final = re.compile(r"[A-Za-z][\w+.-]*://[^\s'\"<>]+")
 
@@ -106,7 +46,7 @@ def redact(text: str) -> str:
 
 
 def _redacted(text: str) -> str:
-    parts = _parse(text)
+    parts = parse(text)
     if parts is None:
         return text.partition("://")[0].strip() + "://***"
     query, parts.query = [name for name, _ in parts.query], []
@@ -175,14 +115,6 @@ _PACKAGES: Final = {
     "aioodbc": ("aioodbc", None),
 }
 
-_BOOLEANS: Final = {"1": True, "true": True, "yes": True, "on": True} | {
-    "0": False,
-    "false": False,
-    "no": False,
-    "off": False,
-}
-
-
 _ENGINE_OPTIONS: Final[dict[str, type]] = {
     "pool_size": int,
     "max_overflow": int,
@@ -216,7 +148,7 @@ def normalise_database_url(text: str) -> DatabaseUrl:
     Raises:
         ConfigurationError: It is malformed or unknown; the message has the right spelling, and no secret.
     """
-    parts = _parse(text)
+    parts = parse(text)
     if parts is None or not _HOST.fullmatch(parts.host):
         _refuse_shape(text)
     name, plus, driver = parts.scheme.partition("+")
@@ -228,16 +160,16 @@ def normalise_database_url(text: str) -> DatabaseUrl:
             known = ", ".join(f"{dialect}+{d}" for d in dict.fromkeys(_DRIVERS[dialect].values()))
             raise ConfigurationError(f"Unknown driver in {redact(text)}; known are {known}")
         driver = _DRIVERS[dialect][driver] if plus else next(iter(_DRIVERS[dialect]))
-    options = _take_typed(parts, _ENGINE_OPTIONS)
+    options = take_typed(parts, _ENGINE_OPTIONS)
     parts.pop("future")
     arguments: dict[str, Any] = {}
     memory = False
     parts.scheme = f"{dialect}+{driver}"
     match dialect:
         case "postgresql":
-            _postgresql(parts, driver, arguments)
+            add_postgresql(parts, driver, arguments)
         case "mysql":
-            _mysql(parts, arguments)
+            add_mysql(parts, arguments)
         case "sqlite":
             memory = _sqlite(parts, text)
         case "spanner":
@@ -273,142 +205,7 @@ def _check_foreign(name: str, driver: str, text: str) -> None:
         )
 
 
-_KINDS: Final[dict[type, str]] = {int: "an integer", float: "a number", bool: "true or false"}
-
-
-def _take_typed(parts: _Parts, types: dict[str, type]) -> dict[str, Any]:
-    taken: dict[str, Any] = {}
-    for name, kind in types.items():
-        if (value := parts.pop(name)) is not None:
-            try:
-                taken[name] = _BOOLEANS[value.lower()] if kind is bool else kind(value)
-            except (ValueError, KeyError):
-                message = f"{name} in the database URL must be {_KINDS[kind]}"
-                raise ConfigurationError(message) from None
-    return taken
-
-
-def _postgresql(parts: _Parts, driver: str, arguments: dict[str, Any]) -> None:
-    if unquote(parts.host).startswith("/"):
-        parts.query.append(("host", unquote(parts.host)))
-        parts.host = ""
-    socket = next((value for name, value in parts.query if name == "host" and value.startswith("/")), None)
-    if socket:
-        # SQLAlchemy splits a host of the query at its colons, and Cloud SQL's paths have some.
-        arguments["host"] = parts.pop("host")
-    if parts.pop("pgbouncer") in ("true", "1"):
-        parts.query.append(("prepared_statement_cache_size", "0"))
-    mode = _ssl_mode(parts.pop("sslmode", "ssl"))
-    if driver == "psycopg":
-        if mode:
-            arguments["sslmode"] = mode
-        if parts.pop("prepared_statement_cache_size") == "0":
-            arguments["prepare_threshold"] = None
-        arguments.update(_take_typed(parts, {"prepare_threshold": int}))
-        return
-    files = {name: parts.pop(name) for name in ("sslrootcert", "sslcert", "sslkey")}
-    if any(files.values()):
-        arguments["ssl"] = _ssl_context(
-            mode or "prefer", files["sslrootcert"], files["sslcert"], files["sslkey"]
-        )
-    elif mode:
-        arguments["ssl"] = mode
-    if parts.pop("channel_binding") == "require":
-        raise ConfigurationError(
-            "asyncpg cannot do channel_binding=require: leave it out, or write postgresql+psycopg://"
-        )
-    settings = {}
-    if name := parts.pop("application_name"):
-        settings["application_name"] = name
-    for setting in re.findall(r"(?:-c\s*|--)([\w.-]+=(?:\\.|[^\s\\])*)", parts.pop("options") or ""):
-        key, _, value = setting.partition("=")
-        settings[key.replace("-", "_")] = re.sub(r"\\(.)", r"\1", value)
-    if settings:
-        arguments["server_settings"] = settings
-    timeout = parts.pop("connect_timeout")
-    if timeout is not None:
-        parts.query.append(("timeout", timeout))
-    arguments.update(_take_typed(parts, _ASYNCPG_NUMBERS))
-    if ("prepared_statement_cache_size", "0") in parts.query:
-        # Behind a transaction pooler asyncpg's own cache and its numbered names collide as well.
-        arguments.setdefault("statement_cache_size", 0)
-        arguments["prepared_statement_name_func"] = _statement_name
-    known = {"host", "port", "prepared_statement_cache_size", "target_session_attrs", "krbsrvname"}
-    if unknown := sorted({name for name, _ in parts.query} - known):
-        raise ConfigurationError(
-            f"asyncpg does not know {', '.join(unknown)} in the database URL; "
-            "leave it out, or write postgresql+psycopg://, which takes every parameter of libpq"
-        )
-
-
-_ASYNCPG_NUMBERS: Final[dict[str, type]] = {
-    "timeout": float,
-    "command_timeout": float,
-    "statement_cache_size": int,
-    "max_cached_statement_lifetime": int,
-    "max_cacheable_statement_size": int,
-}
-
-
-def _statement_name() -> str:
-    return f"tiered_sessions_{uuid4().hex}"
-
-
-_SSL_MODES: Final = {
-    **{name: name for name in ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")},
-    **{name: "require" if on else "disable" for name, on in _BOOLEANS.items()},
-    "disabled": "disable",
-    "preferred": "prefer",
-    "required": "require",
-    "verify_ca": "verify-ca",
-    "verify_full": "verify-full",
-    "verify_identity": "verify-full",
-}
-
-
-def _ssl_mode(text: str | None) -> str | None:
-    if text is None:
-        return None
-    try:
-        return _SSL_MODES[text.lower()]
-    except KeyError:
-        raise ConfigurationError(
-            "sslmode in the database URL must be disable, allow, prefer, require, verify-ca or verify-full"
-        ) from None
-
-
-def _ssl_context(mode: str, root: str | None, cert: str | None, key: str | None) -> ssl.SSLContext | None:
-    if mode == "disable":
-        return None
-    try:
-        context = ssl.create_default_context(cafile=None if root == "system" else root)
-        if cert:
-            context.load_cert_chain(cert, key)
-    except OSError as error:
-        raise ConfigurationError(f"A certificate file of the database URL cannot be read: {error}") from error
-    # As libpq: a root certificate that was given is always checked, the host's name only on demand.
-    context.check_hostname = mode == "verify-full"
-    if root is None and mode not in ("verify-ca", "verify-full"):
-        context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-def _mysql(parts: _Parts, arguments: dict[str, Any]) -> None:
-    mode = _ssl_mode(parts.pop("ssl_mode", "ssl-mode", "sslmode", "ssl"))
-    root, cert, key = (parts.pop(name) for name in ("ssl_ca", "ssl_cert", "ssl_key"))
-    by_name = parts.pop("ssl_check_hostname", "ssl_verify_identity")
-    if by_name is not None and _BOOLEANS.get(by_name.lower()):
-        mode = "verify-full"
-    if mode is None and (root or cert):
-        mode = "require"
-    # The drivers cannot fall back to plain text: "preferred" is what they do without a context.
-    if mode in ("require", "verify-ca", "verify-full"):
-        arguments["ssl"] = _ssl_context(mode, root, cert, key)
-    if not any(name == "charset" for name, _ in parts.query):
-        parts.query.append(("charset", "utf8mb4"))
-
-
-def _sqlite(parts: _Parts, text: str) -> bool:
+def _sqlite(parts: Parts, text: str) -> bool:
     if parts.host or parts.user is not None:
         raise ConfigurationError(f"{redact(text)} names a host, not a file; write {_EXAMPLES['sqlite']}")
     name = parts.database
@@ -421,7 +218,7 @@ def _sqlite(parts: _Parts, text: str) -> bool:
 _SPANNER: Final = re.compile(r"/?projects/[^/]+/instances/[^/]+/databases/[^/]+")
 
 
-def _spanner(parts: _Parts, text: str) -> None:
+def _spanner(parts: Parts, text: str) -> None:
     path = f"{parts.host}/{parts.database or ''}".lstrip("/")
     if not _SPANNER.fullmatch(path):
         raise ConfigurationError(f"Malformed Spanner URL {redact(text)}; write {_EXAMPLES['spanner']}")
@@ -453,7 +250,7 @@ def normalise_cache_url(text: str) -> str:
     Raises:
         ConfigurationError: It is malformed or unknown; the message has the right spelling, and no secret.
     """
-    parts = _parse(text)
+    parts = parse(text)
     if parts is None:
         shown = redact(text) if "://" in text else "without a scheme"
         raise ConfigurationError(f"Malformed cache URL {shown}; write {_CACHE_EXAMPLES}")
