@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis
+from redis.asyncio import Connection, ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -443,6 +443,40 @@ async def test_a_pool_of_one_is_enough_and_is_given_back(server: OwnServer) -> N
         assert await client.ping()
         await cache.close()
         assert await client.ping()
+
+
+class LosesCancellation(Connection):
+    """As redis-py on Python 3.11 if a machine stands still: `asyncio.wait_for`, by which it sends, then loses
+    the cancellation of a flight whose time is over."""
+
+    stands_still = False
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        await super().send_packed_command(command, check_health)
+        if type(self).stands_still:
+            type(self).stands_still = False
+            time.sleep(1.1)  # noqa: ASYNC251  nobody else has a turn, either
+            with contextlib.suppress(asyncio.CancelledError):
+                for _ in range(3):
+                    await asyncio.sleep(0)
+
+
+async def test_a_connection_with_unread_replies_is_not_given_back(server: OwnServer) -> None:
+    """R31: else its next user would be given the answers to another's questions."""
+    pool = ConnectionPool.from_url(server.url, connection_class=LosesCancellation, max_connections=1)
+    async with Redis.from_pool(pool) as client:
+        cache = RedisSessionCache(client, timeout=1.0)
+        assert isinstance(await intent(cache, KEYS[0]), int)
+        server.pause()
+        LosesCancellation.stands_still = True
+        assert isinstance(await header(cache), Unavailable)
+        assert not LosesCancellation.stands_still
+        server.resume()
+        await served(cache)
+        replies = await asyncio.gather(*start(intent, cache), *start(header, cache))
+        assert all(isinstance(reply, int) for reply in replies[:MANY])
+        assert all(isinstance(reply, Masked) for reply in replies[MANY:])
+        await cache.close()
 
 
 async def test_a_unix_socket_is_shared(tmp_path_factory: pytest.TempPathFactory) -> None:
