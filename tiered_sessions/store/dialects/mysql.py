@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import cache
 from typing import Any, TypeVar
 
 from sqlalchemy import TextClause, text
@@ -27,7 +27,7 @@ from ...records import (
 from .. import writes
 from ..clock import MYSQL_NOW
 from ..failures import DRIVER_ERRORS, is_duplicate, is_retryable
-from ..lent import Lent, Texts, lend_doubtful, perform, watched
+from ..lent import Lent, Texts, perform, watched
 from ..steps import Flavour, Params, Reply, Row, Step, Unit, first, key_params
 from ..values import ascii_json, fresh, to_micros, to_time
 from . import mysql_life as life
@@ -49,6 +49,9 @@ class MysqlDialect(ExplicitDialect):
         # In ASCII a document survives whatever character set its column and connection have.
         self.flavour = Flavour(text=ascii_json)
         self._texts = Texts(engine.dialect)
+        # On connections that commit by themselves there is nothing to roll back (`engines.py`).
+        dialect: Any = engine.dialect
+        self.quiet = dialect.skip_autocommit_rollback and dialect._on_connect_isolation_level == "AUTOCOMMIT"
 
     def alive(self, driver: Any) -> bool:
         reader = getattr(driver, "_reader", None)
@@ -57,6 +60,10 @@ class MysqlDialect(ExplicitDialect):
         # As aiomysql's own pool looks. An idle connection has nothing to read; if it has, that is
         # the server's farewell.
         return not (reader.at_eof() or reader.exception() or reader._buffer)
+
+    @property
+    def lends(self) -> bool:
+        return not watched(self.engine)
 
     @property
     def _compound(self) -> bool:
@@ -146,16 +153,11 @@ class MysqlDialect(ExplicitDialect):
 
     # --- reads ----------------------------------------------------------------------------
 
-    @property
-    def lends(self) -> bool:
-        return not watched(self.engine)
-
-    async def lent(self, make: Make[T]) -> T:
-        async def work(driver: Any) -> T:
-            with self.cutting(driver, patience=10):
-                return await perform(make(), self._texts, partial(_fetch, driver))
-
-        return await lend_doubtful(self.engine, work)
+    async def read(self, lent: Lent, make: Make[T]) -> T:
+        if not self.lends:
+            return await super().read(lent, make)
+        with self.cutting(lent.driver, patience=10):
+            return await perform(make(), self._texts, lambda *step: lent.run(_fetch(lent.driver, *step)))
 
     def load(self, key: SessionKey, query: Query) -> Unit[Snapshot | None]:
         return mysql_reads.load(key, query)
