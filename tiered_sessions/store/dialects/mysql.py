@@ -49,7 +49,7 @@ class MysqlDialect(ExplicitDialect):
         # In ASCII a document survives whatever character set its column and connection have.
         self.flavour = Flavour(text=ascii_json)
         self._texts = Texts(engine.dialect)
-        # On connections that commit by themselves there is nothing to roll back (`engines.py`).
+        # Connections commit by themselves, so there is nothing to roll back (`engines.py`).
         dialect: Any = engine.dialect
         self.quiet = dialect.skip_autocommit_rollback and dialect._on_connect_isolation_level == "AUTOCOMMIT"
 
@@ -70,12 +70,12 @@ class MysqlDialect(ExplicitDialect):
         """Whether the server takes statements of several; known since the first connection."""
         return bool(getattr(self.engine.dialect, "is_mariadb", False))
 
-    async def _execute(self, lent: Lent, statement: TextClause, params: Params) -> Sequence[Row]:
-        """Executes a compound statement: the driver's way, if nobody listens."""
+    async def _execute(self, lent: Lent, statement: TextClause, params: Params) -> Reply:
+        """Executes a statement that commits by itself: the driver's way, if nobody listens."""
         if self.lends:
-            return await lent.run(_fetch(lent.driver, *self._texts.of(Step(statement, params))))
-        result: Sequence[Row] = (await (await lent.whole()).execute(statement, params)).all()
-        return result
+            return await lent.run(_execute(lent.driver, *self._texts.of(Step(statement, params))))
+        result = await (await lent.whole()).execute(statement, params)
+        return Reply(result.all() if result.returns_rows else (), result.rowcount)
 
     async def append(self, lent: Lent, write: Append, outbox: Sequence[ScopeKey]) -> AppendOutcome:
         if self._compound and _plain(write):
@@ -115,7 +115,7 @@ class MysqlDialect(ExplicitDialect):
         if outbox:
             params |= {"micros": write.update_time, "stamp": fresh()}
         statement = _append_statement(len(write.events), bool(outbox))
-        row = first(Reply(await self._execute(lent, statement, params), 0))
+        row = first(await self._execute(lent, statement, params))
         if row is None or row[0] is None:
             return None
         new = Tag(tag.incarnation, tag.revision + k, nonce, to_micros(row[0]))
@@ -128,7 +128,7 @@ class MysqlDialect(ExplicitDialect):
             tag = Tag(fresh(), 0, fresh(), write.update_time)
             params = {**key_params(write.key), **life.create_params(write, tag)}
             try:
-                rows = await self._execute(lent, life.CREATE, params)
+                rows = (await self._execute(lent, life.CREATE, params)).rows
             except DRIVER_ERRORS as error:
                 if not (is_duplicate(error) or is_retryable(error)):
                     raise
@@ -143,12 +143,13 @@ class MysqlDialect(ExplicitDialect):
     ) -> DeleteOutcome:
         if self._compound and not outbox:
             try:
-                ((found,),) = await self._execute(lent, life.delete_statement(only_expired), key_params(key))
+                statement = life.delete_statement(only_expired, self.quiet)
+                reply = await self._execute(lent, statement, key_params(key))
             except DRIVER_ERRORS as error:
                 if not is_retryable(error):
                     raise
             else:
-                return bool(found)
+                return bool(reply.rowcount if self.quiet else reply.rows[0][0])
         return await super().delete(lent, key, outbox, only_expired)
 
     # --- reads ----------------------------------------------------------------------------
@@ -157,7 +158,11 @@ class MysqlDialect(ExplicitDialect):
         if not self.lends:
             return await super().read(lent, make)
         with self.cutting(lent.driver, patience=10):
-            return await perform(make(), self._texts, lambda *step: lent.run(_fetch(lent.driver, *step)))
+
+            async def fetch(statement: str, values: list[Any]) -> Sequence[Row]:
+                return (await lent.run(_execute(lent.driver, statement, values))).rows
+
+            return await perform(make(), self._texts, fetch)
 
     def load(self, key: SessionKey, query: Query) -> Unit[Snapshot | None]:
         return mysql_reads.load(key, query)
@@ -169,10 +174,10 @@ class MysqlDialect(ExplicitDialect):
         return mysql_reads.sessions(app_name, user_id)
 
 
-async def _fetch(driver: Any, statement: str, values: list[Any]) -> Sequence[Row]:
+async def _execute(driver: Any, statement: str, values: list[Any]) -> Reply:
     async with driver.cursor() as cursor:
         await cursor.execute(statement, values)
-        return list(await cursor.fetchall())
+        return Reply(await cursor.fetchall(), cursor.rowcount)
 
 
 def _plain(write: Append) -> bool:
