@@ -143,13 +143,14 @@ class MysqlDialect(ExplicitDialect):
     ) -> DeleteOutcome:
         if self._compound and not outbox:
             try:
-                statement = life.delete_statement(only_expired, self.quiet)
+                alone = bool(lent.driver.get_autocommit())
+                statement = life.delete_statement(only_expired, alone)
                 reply = await self._execute(lent, statement, key_params(key))
             except DRIVER_ERRORS as error:
                 if not is_retryable(error):
                     raise
             else:
-                return bool(reply.rowcount if self.quiet else reply.rows[0][0])
+                return bool(reply.rowcount if alone else reply.rows[0][0])
         return await super().delete(lent, key, outbox, only_expired)
 
     # --- reads ----------------------------------------------------------------------------
