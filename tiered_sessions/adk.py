@@ -53,6 +53,7 @@ _STALE: Final = (
     "Please reload the session before appending more events."
 )
 _MARK: Final = "tiered"
+_MARKED: Final = f"{_MARK}:%s:%s:%s:%s"
 _MARKER: Final = "_storage_update_marker"
 # They look for what stored events never have: other keys than names of fields, or objects.
 _HARMLESS: Final = {
@@ -67,8 +68,7 @@ _make: Final = Constructor(Session, _MARKER, SAMPLE)
 
 
 def _marker(tag: Tag) -> str:
-    incarnation, revision, nonce, update_time = tag
-    return f"{_MARK}:{incarnation}:{revision}:{nonce}:{update_time}"
+    return _MARKED % tag
 
 
 class TieredSessionService(BaseTieredSessionService[Session, Event], BaseSessionService):

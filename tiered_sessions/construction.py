@@ -45,11 +45,16 @@ class Constructor(Generic[M]):
         validated = model(**sample)
         self._fields = dict(validated.__dict__)
         self._private = dict(validated.__pydantic_private__ or {})
-        self._given = frozenset(sample)
+        self._given = set(sample)
+        # Then what is given is all that an object has.
+        self._whole = list(self._fields) == list(sample)
         self._trusted = self._understood(sample) and _same(self._made(sample, None), validated)
 
     def __call__(self, fields: dict[str, Any], mark: Any) -> M:
-        """Makes an object that keeps the values of `fields` themselves; they are not looked at."""
+        """Makes an object that keeps `fields` and its values themselves; they are not looked at.
+
+        `fields` names what the sample named, in that order.
+        """
         if self._trusted:
             return self._made(fields, mark)
         # Containers afterwards, as validation would copy them and walk over all that is in them.
@@ -62,8 +67,8 @@ class Constructor(Generic[M]):
 
     def _made(self, fields: dict[str, Any], mark: Any) -> M:
         made = _new(self._model)
-        _set_fields(made, self._fields | fields)
-        _set_given(made, set(self._given))
+        _set_fields(made, fields if self._whole else self._fields | fields)
+        _set_given(made, self._given.copy())
         _set_extra(made, None)
         _set_private(made, {**self._private, self._mark: mark})
         return made

@@ -24,6 +24,8 @@ class UtcNow(FunctionElement[datetime]):
 # At the start of the statement. A transaction may have begun long before.
 POSTGRESQL_NOW: Final = "timezone('UTC', statement_timestamp())"
 MYSQL_NOW: Final = "UTC_TIMESTAMP(6)"
+# Milliseconds are all it knows; six digits, because times are compared as text.
+SQLITE_NOW: Final = "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
 
 
 @compiles(UtcNow)  # type: ignore[no-untyped-call,untyped-decorator,unused-ignore]
@@ -43,8 +45,7 @@ def _mysql(element: UtcNow, compiler: SQLCompiler, **_: Any) -> str:
 
 @compiles(UtcNow, "sqlite")  # type: ignore[no-untyped-call,untyped-decorator,unused-ignore]
 def _sqlite(element: UtcNow, compiler: SQLCompiler, **_: Any) -> str:
-    # Milliseconds are all it knows; six digits, because times are compared as text.
-    return "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
+    return SQLITE_NOW
 
 
 @compiles(UtcNow, "mssql")  # type: ignore[no-untyped-call,untyped-decorator,unused-ignore]

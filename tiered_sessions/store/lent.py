@@ -1,9 +1,8 @@
 """Statements on a driver's own connection, lent by SQLAlchemy's pool.
 
 Around one short statement SQLAlchemy's layers take more time than the driver and the server
-together. They are left out of reads, which may be repeated: what goes wrong on a lent connection
-is found out again, and named, by a second try that goes through them. And of frequent writes,
-which may not: there a driver's error is given the name that SQLAlchemy would have given it.
+together. They are left out of reads and frequent writes; a driver's error is given the name that
+SQLAlchemy would have given it.
 """
 
 from __future__ import annotations
@@ -12,11 +11,10 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Dialect
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, PoolProxiedConnection
 from sqlalchemy.sql.base import Executable
@@ -28,10 +26,6 @@ from .steps import Reply, Row, Step, Unit
 
 T = TypeVar("T")
 Fetch = Callable[[str, list[Any]], Awaitable[Sequence[Row]]]
-
-
-class Nameless(Exception):
-    """A driver's bare error, in `__cause__`: SQLAlchemy's way, tried next, knows its name."""
 
 
 def watched(engine: AsyncEngine) -> bool:
@@ -46,47 +40,6 @@ def watched(engine: AsyncEngine) -> bool:
         or sync.dialect._has_events
         or sync.logger.isEnabledFor(logging.INFO)
     )
-
-
-async def lend_doubtful(engine: AsyncEngine, work: Callable[[Any], Awaitable[T]]) -> T:
-    """As `lend`, but a connection is closed on which something failed without the server's saying so.
-
-    Raises:
-        Nameless: For whatever the driver raised.
-    """
-    try:
-        lent = await engine.raw_connection()
-    except SQLAlchemyError:
-        raise
-    except Exception as error:
-        raise Nameless from error
-    try:
-        result = await work(lent.driver_connection)
-    except Exception as error:
-        await _shielded(partial(_judge, engine, lent, error))
-        raise Nameless from error
-    except BaseException:
-        # Cancelled: an answer may still be on its way.
-        await _shielded(lent.invalidate)
-        raise
-    await greenlet_spawn(lent.close)
-    return result
-
-
-async def _shielded(work: Callable[[], None]) -> None:
-    # A pool loses a connection whose return is cancelled.
-    await asyncio.shield(asyncio.create_task(greenlet_spawn(work)))
-
-
-def _judge(engine: AsyncEngine, lent: PoolProxiedConnection, error: Exception) -> None:
-    dialect, connection = engine.dialect, lent.dbapi_connection
-    if dialect.is_disconnect(error, connection, None):  # type: ignore[arg-type]
-        # As SQLAlchemy does: what took this one has taken its neighbours.
-        engine.sync_engine.pool._invalidate(lent, error)
-    elif sqlstate(error) or number(error):
-        lent.close()
-    else:
-        lent.invalidate(error)
 
 
 class Lent:
@@ -139,7 +92,8 @@ class Lent:
         if isinstance(named, DBAPIError) and named.connection_invalidated:
             # As SQLAlchemy does: what took this one has taken its neighbours.
             self._engine.sync_engine.pool._invalidate(self._pooled, error)
-        elif not (sqlstate(error) or number(error)):
+        elif not isinstance(named, DBAPIError) or not (sqlstate(error) or number(error)):
+            # Not what a server says: an answer may still be on its way, or the connection is gone.
             self._doubtful = True
         return named
 

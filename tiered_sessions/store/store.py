@@ -7,7 +7,6 @@ import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -41,7 +40,7 @@ from .dialects.sqlite import SqliteDialect
 from .engines import transactional
 from .failures import DRIVER_ERRORS, is_disconnect, mapped
 from .groups import Grouped, Groups
-from .lent import Lent, Nameless, at_hand, checkout, lending
+from .lent import Lent, at_hand, checkout, lending
 from .migrations.runner import prepare_schema
 from .turns import Turns
 from .values import check_append, check_create, distinct, readable
@@ -179,34 +178,21 @@ class SqlSessionStore:
         await self._read(lambda lent: self._dialect.perform(lent, lambda: outbox.remove(rows)))
 
     async def _perform(self, make: Make[T]) -> T:
-        short = partial(self._dialect.lent, make) if self._dialect.lends else None
-        return await self._read(lambda lent: self._dialect.read(lent, make), short)
+        return await self._read(lambda lent: self._dialect.read(lent, make))
 
-    async def _read(
-        self,
-        work: Callable[[Lent], Awaitable[T]],
-        short: Callable[[], Awaitable[T]] | None = None,
-    ) -> T:
-        """Runs a read, by the short way if there is one; once more if a pooled connection is dead."""
+    async def _read(self, work: Callable[[Lent], Awaitable[T]]) -> T:
+        """Runs a read; once more if a pooled connection is dead."""
         ended = await self._turns.take()
         try:
-            return await self._twice(work, short)
+            return await self._twice(work)
         finally:
             ended()
 
-    async def _twice(
-        self,
-        work: Callable[[Lent], Awaitable[T]],
-        short: Callable[[], Awaitable[T]] | None,
-    ) -> T:
+    async def _twice(self, work: Callable[[Lent], Awaitable[T]]) -> T:
         for last in (False, True):
             try:
-                if short is not None and not last:
-                    return await short()
                 async with lending(self._dialect.engine, quiet=self._dialect.quiet) as lent:
                     return await work(lent)
-            except Nameless:
-                continue
             except InCommit as error:
                 raise mapped(error.__cause__ or error) from error
             except DRIVER_ERRORS as error:

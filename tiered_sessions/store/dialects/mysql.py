@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import cache
 from typing import Any, TypeVar
 
 from sqlalchemy import TextClause, text
@@ -27,7 +27,7 @@ from ...records import (
 from .. import writes
 from ..clock import MYSQL_NOW
 from ..failures import DRIVER_ERRORS, is_duplicate, is_retryable
-from ..lent import Lent, Texts, lend_doubtful, perform, watched
+from ..lent import Lent, Texts, perform, watched
 from ..steps import Flavour, Params, Reply, Row, Step, Unit, first, key_params
 from ..values import ascii_json, fresh, to_micros, to_time
 from . import mysql_life as life
@@ -49,6 +49,9 @@ class MysqlDialect(ExplicitDialect):
         # In ASCII a document survives whatever character set its column and connection have.
         self.flavour = Flavour(text=ascii_json)
         self._texts = Texts(engine.dialect)
+        # Connections commit by themselves, so there is nothing to roll back (`engines.py`).
+        dialect: Any = engine.dialect
+        self.quiet = dialect.skip_autocommit_rollback and dialect._on_connect_isolation_level == "AUTOCOMMIT"
 
     def alive(self, driver: Any) -> bool:
         reader = getattr(driver, "_reader", None)
@@ -59,16 +62,20 @@ class MysqlDialect(ExplicitDialect):
         return not (reader.at_eof() or reader.exception() or reader._buffer)
 
     @property
+    def lends(self) -> bool:
+        return not watched(self.engine)
+
+    @property
     def _compound(self) -> bool:
         """Whether the server takes statements of several; known since the first connection."""
         return bool(getattr(self.engine.dialect, "is_mariadb", False))
 
-    async def _execute(self, lent: Lent, statement: TextClause, params: Params) -> Sequence[Row]:
-        """Executes a compound statement: the driver's way, if nobody listens."""
+    async def _execute(self, lent: Lent, statement: TextClause, params: Params) -> Reply:
+        """Executes a statement that commits by itself: the driver's way, if nobody listens."""
         if self.lends:
-            return await lent.run(_fetch(lent.driver, *self._texts.of(Step(statement, params))))
-        result: Sequence[Row] = (await (await lent.whole()).execute(statement, params)).all()
-        return result
+            return await lent.run(_execute(lent.driver, *self._texts.of(Step(statement, params))))
+        result = await (await lent.whole()).execute(statement, params)
+        return Reply(result.all() if result.returns_rows else (), result.rowcount)
 
     async def append(self, lent: Lent, write: Append, outbox: Sequence[ScopeKey]) -> AppendOutcome:
         if self._compound and _plain(write):
@@ -108,7 +115,7 @@ class MysqlDialect(ExplicitDialect):
         if outbox:
             params |= {"micros": write.update_time, "stamp": fresh()}
         statement = _append_statement(len(write.events), bool(outbox))
-        row = first(Reply(await self._execute(lent, statement, params), 0))
+        row = first(await self._execute(lent, statement, params))
         if row is None or row[0] is None:
             return None
         new = Tag(tag.incarnation, tag.revision + k, nonce, to_micros(row[0]))
@@ -121,7 +128,7 @@ class MysqlDialect(ExplicitDialect):
             tag = Tag(fresh(), 0, fresh(), write.update_time)
             params = {**key_params(write.key), **life.create_params(write, tag)}
             try:
-                rows = await self._execute(lent, life.CREATE, params)
+                rows = (await self._execute(lent, life.CREATE, params)).rows
             except DRIVER_ERRORS as error:
                 if not (is_duplicate(error) or is_retryable(error)):
                     raise
@@ -136,26 +143,27 @@ class MysqlDialect(ExplicitDialect):
     ) -> DeleteOutcome:
         if self._compound and not outbox:
             try:
-                ((found,),) = await self._execute(lent, life.delete_statement(only_expired), key_params(key))
+                alone = bool(lent.driver.get_autocommit())
+                statement = life.delete_statement(only_expired, alone)
+                reply = await self._execute(lent, statement, key_params(key))
             except DRIVER_ERRORS as error:
                 if not is_retryable(error):
                     raise
             else:
-                return bool(found)
+                return bool(reply.rowcount if alone else reply.rows[0][0])
         return await super().delete(lent, key, outbox, only_expired)
 
     # --- reads ----------------------------------------------------------------------------
 
-    @property
-    def lends(self) -> bool:
-        return not watched(self.engine)
+    async def read(self, lent: Lent, make: Make[T]) -> T:
+        if not self.lends:
+            return await super().read(lent, make)
+        with self.cutting(lent.driver, patience=10):
 
-    async def lent(self, make: Make[T]) -> T:
-        async def work(driver: Any) -> T:
-            with self.cutting(driver, patience=10):
-                return await perform(make(), self._texts, partial(_fetch, driver))
+            async def fetch(statement: str, values: list[Any]) -> Sequence[Row]:
+                return (await lent.run(_execute(lent.driver, statement, values))).rows
 
-        return await lend_doubtful(self.engine, work)
+            return await perform(make(), self._texts, fetch)
 
     def load(self, key: SessionKey, query: Query) -> Unit[Snapshot | None]:
         return mysql_reads.load(key, query)
@@ -167,10 +175,10 @@ class MysqlDialect(ExplicitDialect):
         return mysql_reads.sessions(app_name, user_id)
 
 
-async def _fetch(driver: Any, statement: str, values: list[Any]) -> Sequence[Row]:
+async def _execute(driver: Any, statement: str, values: list[Any]) -> Reply:
     async with driver.cursor() as cursor:
         await cursor.execute(statement, values)
-        return list(await cursor.fetchall())
+        return Reply(await cursor.fetchall(), cursor.rowcount)
 
 
 def _plain(write: Append) -> bool:

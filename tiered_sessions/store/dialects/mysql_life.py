@@ -10,16 +10,16 @@ from sqlalchemy import TextClause, text
 
 from ...records import Content, Create, Snapshot, Tag
 from ..clock import MYSQL_NOW
-from ..steps import Row, scope_content
+from ..steps import Row
 from ..values import ascii_json, to_time
-from .mysql_reads import same_bytes
+from .mysql_reads import numbers_of, same_bytes, tag_of
 
 _BEGIN: Final = "DECLARE EXIT HANDLER FOR SQLEXCEPTION BEGIN ROLLBACK; RESIGNAL; END; START TRANSACTION;"
 _APP: Final = "app_name = :a"
 _USER: Final = "app_name = :a AND user_id = :u"
 _SAME_APP: Final = same_bytes("app_name", ":a")
 _SAME_USER: Final = f"{_SAME_APP} AND {same_bytes('user_id', ':u')}"
-_TAG: Final = "incarnation, revision, nonce, update_time, state"
+_CONTENT: Final = f"{numbers_of('FALSE')}, state"
 
 
 def create_params(write: Create, tag: Tag) -> dict[str, Any]:
@@ -37,7 +37,9 @@ def create_params(write: Create, tag: Tag) -> dict[str, Any]:
 def created(write: Create, tag: Tag, rows: Sequence[Row]) -> Snapshot:
     """Makes the outcome of what `CREATE` answered."""
     # As they are after the commit: a shared scope may have gone on, or be gone.
-    shared = {row[0]: scope_content(row[1:]) for row in rows if row[1] is not None}
+    shared = {
+        kind: Content(tag_of(numbers), state.encode()) for kind, numbers, state in rows if numbers is not None
+    }
     return Snapshot(write.key, Content(tag, write.state), shared.get("u"), shared.get("a"), write.ttl)
 
 
@@ -58,23 +60,30 @@ CREATE: Final = text(
     f"IF NOT EXISTS (SELECT 1 FROM user_states WHERE {_USER}) THEN "
     "INSERT INTO user_states (app_name, user_id, state, update_time, incarnation, revision, nonce) "
     "VALUES (:a, :u, '{}', :time, :i, 0, :n); END IF; COMMIT; "
-    f"SELECT 'a', {_TAG} FROM app_states WHERE {_APP} AND {_SAME_APP} "
-    f"UNION ALL SELECT 'u', {_TAG} FROM user_states WHERE {_USER} AND {_SAME_USER} "
-    "UNION ALL SELECT '', NULL, NULL, NULL, NULL, NULL; END IF; END"
+    f"SELECT 'a', {_CONTENT} FROM app_states WHERE {_APP} AND {_SAME_APP} "
+    f"UNION ALL SELECT 'u', {_CONTENT} FROM user_states WHERE {_USER} AND {_SAME_USER} "
+    "UNION ALL SELECT '', NULL, NULL; END IF; END"
 )
 
 
 @cache
-def delete_statement(only_expired: bool) -> TextClause:
-    """Generates the statement; it answers how many sessions it has deleted."""
-    key = "app_name = :a AND user_id = :u"
-    expired = f" AND expires_at <= {MYSQL_NOW}" if only_expired else ""
-    same = f"{_SAME_USER} AND {same_bytes('id', ':s')}"
+def delete_statement(only_expired: bool, alone: bool) -> TextClause:
+    """Generates the statement; `alone`: the connection commits it by itself.
+
+    It deletes some rows or none; otherwise it answers how many. The join locks the session first, and
+    then sees the events of an append that it waited for. Where the tables cascade, they are gone by
+    the time it comes to them.
+    """
+    key = "s.app_name = :a AND s.user_id = :u AND s.id = :s"
+    same = " AND ".join(same_bytes(*pair.split(" = ")) for pair in key.split(" AND "))
+    expired = f" AND s.expires_at <= {MYSQL_NOW}" if only_expired else ""
+    statement = (
+        "DELETE s, e FROM sessions s LEFT JOIN events e ON e.app_name = s.app_name "
+        f"AND e.user_id = s.user_id AND e.session_id = s.id WHERE {key} AND {same}{expired}"
+    )
+    if alone:
+        return text(statement)
     return text(
-        f"BEGIN NOT ATOMIC DECLARE session_found INT DEFAULT 0; {_BEGIN} "
-        f"SELECT COUNT(*) INTO session_found FROM sessions WHERE {key} AND id = :s AND {same}{expired} "
-        "FOR UPDATE; IF session_found THEN "
-        f"DELETE FROM events WHERE {key} AND session_id = :s; "
-        f"DELETE FROM sessions WHERE {key} AND id = :s; END IF; "
-        "COMMIT; SELECT session_found; END"
+        f"BEGIN NOT ATOMIC DECLARE deleted INT DEFAULT 0; {_BEGIN} {statement}; "
+        "SET deleted = ROW_COUNT(); COMMIT; SELECT deleted; END"
     )

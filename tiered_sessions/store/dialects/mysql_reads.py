@@ -85,10 +85,9 @@ def sessions(app_name: str, user_id: str | None) -> Unit[list[Snapshot]]:
     users: dict[str, Content] = {}
     app: Content | None = None
     for numbers, user, session, state in (yield Step(_list(user_id is not None), params)).rows:
-        incarnation, revision, nonce, micros = map(int, numbers.split())
-        tag = Tag(incarnation, revision, nonce, micros) if incarnation else Tag(0, 0, 0, micros)
+        tag = tag_of(numbers)
         if session is not None:
-            listed.append((micros, user, session, Content(tag, state.encode(), complete=False)))
+            listed.append((tag.update_time, user, session, Content(tag, state.encode(), complete=False)))
         elif user is not None:
             users[user] = Content(tag, state.encode())
         else:
@@ -143,6 +142,12 @@ def _tag(row: Row, foreign: bool = False) -> Tag:
     return Tag(incarnation, revision, nonce, time)
 
 
+def tag_of(numbers: str) -> Tag:
+    """Makes the tag of what `numbers_of` selects."""
+    incarnation, revision, nonce, micros = map(int, numbers.split())
+    return Tag(incarnation, revision, nonce, micros) if incarnation else Tag(0, 0, 0, micros)
+
+
 def _scope(row: Row | None) -> Content | None:
     return None if row is None else Content(_tag(row), row[4].encode())
 
@@ -176,14 +181,14 @@ def _list(of_user: bool) -> TextClause:
         "AND e.session_id = x.id AND e.seq IS NULL)"
     )
     return text(
-        f"SELECT {_numbers(foreign)}, user_id, id, state FROM sessions x WHERE {where} AND {ALIVE} "
-        f"UNION ALL SELECT {_numbers('FALSE')}, user_id, NULL, state FROM user_states WHERE {where} "
-        f"UNION ALL SELECT {_numbers('FALSE')}, NULL, NULL, state FROM app_states "
+        f"SELECT {numbers_of(foreign)}, user_id, id, state FROM sessions x WHERE {where} AND {ALIVE} "
+        f"UNION ALL SELECT {numbers_of('FALSE')}, user_id, NULL, state FROM user_states WHERE {where} "
+        f"UNION ALL SELECT {numbers_of('FALSE')}, NULL, NULL, state FROM app_states "
         f"WHERE app_name = :a AND {same_bytes('app_name', ':a')}"
     )
 
 
-def _numbers(foreign: str) -> str:
+def numbers_of(foreign: str) -> str:
     """The numbers of a tag in one text; the first is 0 where the row is not adopted."""
     adopted = f"incarnation IS NOT NULL AND revision IS NOT NULL AND nonce IS NOT NULL AND NOT {foreign}"
     return (

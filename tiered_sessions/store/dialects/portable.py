@@ -78,16 +78,8 @@ class PortableDialect:
 
     @property
     def lends(self) -> bool:
-        """Whether reads may go by `lent` now."""
+        """Whether single statements go the driver's own way now: nobody listens to SQLAlchemy's."""
         return False
-
-    async def lent(self, make: Make[T]) -> T:
-        """Performs a unit that writes nothing on a connection without SQLAlchemy's layers.
-
-        Raises:
-            Nameless: It failed; `read` says how, or does better.
-        """
-        raise NotImplementedError
 
     async def read(self, lent: Lent, make: Make[T]) -> T:
         """Performs a unit that writes nothing."""

@@ -31,7 +31,7 @@ from ...records import (
 from .. import steps, writes
 from ..failures import DRIVER_ERRORS, is_duplicate, is_retryable, is_timeout
 from ..groups import Grouped
-from ..lent import Lent, Texts, lend_doubtful, perform, watched
+from ..lent import Lent, Texts, perform, watched
 from ..statements import EXPIRED_SESSION
 from ..steps import Duplicate, Flavour, Params, Reply, Row, Step, Unit, first, key_params, scope_content
 from ..values import check_jsonb, documents, fresh, to_tag, to_time
@@ -66,16 +66,17 @@ class PostgresqlDialect(ExplicitDialect):
 
     async def read(self, lent: Lent, make: Make[T]) -> T:
         """Performs a unit statement by statement; one that is too long is given more time once."""
-        connection = await lent.whole()
         try:
             with self.cutting(lent.driver):
-                return await drive(connection, make())
+                if self.lends:
+                    return await perform(make(), self._texts, lent.fetch)
+                return await drive(await lent.whole(), make())
         except DRIVER_ERRORS as error:
             if not is_timeout(error):
                 raise
         # statement_timeout is for writes, which hold masks; a long list may take longer.
         with self.cutting(lent.driver, patience=10):
-            return await self.explicit(connection, make(), patience=10)
+            return await self.explicit(await lent.whole(), make(), patience=10)
 
     async def limits(self, connection: AsyncConnection, patience: int) -> None:
         statement = f"{round(self.config.statement_timeout * 1000 * patience)}ms"
@@ -89,6 +90,10 @@ class PostgresqlDialect(ExplicitDialect):
         return not driver.is_closed() and (
             transport is None or not _readable(transport.get_extra_info("socket").fileno())
         )
+
+    @property
+    def lends(self) -> bool:
+        return self._asyncpg and not watched(self.engine)
 
     # --- writes ---------------------------------------------------------------------------
 
@@ -180,17 +185,6 @@ class PostgresqlDialect(ExplicitDialect):
         return await super().delete(lent, key, outbox, only_expired)
 
     # --- reads ----------------------------------------------------------------------------
-
-    @property
-    def lends(self) -> bool:
-        return self._asyncpg and not watched(self.engine)
-
-    async def lent(self, make: Make[T]) -> T:
-        async def work(driver: Any) -> T:
-            with self.cutting(driver):
-                return await perform(make(), self._texts, lambda text, values: driver.fetch(text, *values))
-
-        return await lend_doubtful(self.engine, work)
 
     def load(self, key: SessionKey, query: Query) -> Unit[Snapshot | None]:
         return postgresql_reads.load(key, query, self._asyncpg)

@@ -15,12 +15,13 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from ...config import TieredConfig
 from ...errors import StoreUnavailableError
-from ...records import Append, AppendOutcome, Failed, ScopeKey, Unknown
+from ...records import Append, AppendOutcome, Failed, ScopeKey, Snapshot, Unknown
 from ..failures import is_duplicate, mapped
 from ..groups import Grouped
 from ..lent import Lent
 from ..steps import Contended, Duplicate, Flavour, Reply, Rollback, Step, Unit
 from ..writes import append
+from . import sqlite_reads
 from .portable import Make, PortableDialect
 
 T = TypeVar("T")
@@ -42,6 +43,9 @@ class SqliteDialect(PortableDialect):
     async def read(self, lent: Lent, make: Make[T]) -> T:
         unit = make()
         return await _hop(lent.driver, lambda raw: _transaction(raw, "BEGIN", lambda raw: _drive(raw, unit)))
+
+    def sessions(self, app_name: str, user_id: str | None) -> Unit[list[Snapshot]]:
+        return sqlite_reads.sessions(app_name, user_id)
 
     async def transaction(self, lent: Lent, unit: Unit[T]) -> T:
         return await self._write(lent.driver, lambda raw: _drive(raw, unit))
