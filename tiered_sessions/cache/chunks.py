@@ -13,7 +13,7 @@ from dataclasses import replace
 from ..records import Content, EventRecord
 
 CHUNK = 16
-"""Events in a full chunk. lua/apply.lua says the same."""
+"""Events in a full chunk. lua/apply.lua and lua/tail.lua say the same."""
 
 
 def flat(event: EventRecord) -> EventRecord:
@@ -32,17 +32,19 @@ def line(event: EventRecord) -> bytes:
     return b"%d\t%d\t%s\t%s\n" % (seq, timestamp, json.dumps(event_id).encode(), payload)
 
 
-def parse(text: bytes) -> tuple[EventRecord, ...]:
-    """Returns the events of one or several chunks.
+def parse(text: bytes, held: int, newest: int) -> tuple[EventRecord, ...]:
+    """Returns the `newest` events of a window that has `held`, of which `text` is the last chunks.
 
     Raises:
-        ValueError: `text` was not written by `line`.
+        ValueError: `text` was not written by `line`, or has not all of these events.
     """
     lines = text.split(b"\n")
     if lines.pop():
         raise ValueError("a chunk does not end with a newline")
+    if len(lines) < newest or (held - len(lines)) % CHUNK:
+        raise ValueError("the window is torn")
     events = []
-    for each in lines:
+    for each in lines[len(lines) - newest :]:
         seq, timestamp, event_id, payload = each.split(b"\t", 3)
         # Nearly every id is a plain string, and a slice is five times as fast as the parser.
         name = json.loads(event_id) if b"\\" in event_id else event_id[1:-1].decode()

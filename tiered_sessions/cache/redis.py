@@ -84,10 +84,12 @@ class RedisSessionCache:
         )
 
     def lookup(
-        self, keys: Sequence[ScopeKey], header_only: bool = False
+        self, keys: Sequence[ScopeKey], newest: int | None = None
     ) -> Coroutine[Any, Any, tuple[Lookup, ...]]:
+        # A script costs the server more for a third of a window than HGETALL for all of it.
+        whole = newest is None or 3 * newest > self.limits.window_events
         # Once: another namespace may begin while the answer is on its way.
-        reads = _reads(self.namespace, tuple(keys), header_only)
+        reads = _reads(self.namespace, tuple(keys), newest, whole)
         groups = self._connections.groups(reads.names)
         if len(groups) == 1:
             return self._read(reads)
@@ -101,9 +103,13 @@ class RedisSessionCache:
         return tuple([found[name] for name in reads.names])
 
     async def _read(self, reads: _Reads) -> tuple[Lookup, ...]:
-        names, kinds, header_only, commands, seen = reads
+        names, kinds, newest, whole, commands, seen = reads
         try:
             stamp, (clock, *replies) = await self._connections.fly(names[0], commands)
+            if newest and not whole and any(isinstance(reply, NoScriptError) for reply in replies):
+                # All is read again: what one lookup shows is of one moment, as far as it can be.
+                texts = Packed(map(_with_text, commands), bulk=commands.bulk)
+                stamp, (clock, *replies) = await self._connections.fly(names[0], texts)
         except FAULTS as error:
             return (Unavailable(_reason(error)),) * len(names)
         refused = _refusal(clock)
@@ -119,10 +125,10 @@ class RedisSessionCache:
                 if refused is not None:
                     found.append(refused)
                     continue
-                entry = fields.read(reply, not header_only and kinds[position] == "session")
+                entry = fields.read(reply, newest, whole and kinds[position] == "session")
                 if entry.small:
                     seen[position] = reply, entry
-            found.append(entry.shown(now, stamp, header_only and kinds[position] == "session"))
+            found.append(entry.shown(now, stamp))
         return tuple(found)
 
     async def intent(self, key: ScopeKey, token: str) -> int | Unavailable:
@@ -321,37 +327,43 @@ class _Taking:
 
 
 class _Reads(NamedTuple):
-    """What one lookup sends: the server's time, then each entry, of a session perhaps its header.
+    """What one lookup sends: the server's time, then each entry, of a session perhaps its end or header.
 
     `seen`: for each entry its last reply, and what it said.
     """
 
     names: tuple[str, ...]
     kinds: tuple[str, ...]
-    header_only: bool
+    newest: int | None
+    whole: bool
     commands: Packed
     seen: list[tuple[Any, fields.Entry]]
 
 
-def _asking(names: tuple[str, ...], kinds: tuple[str, ...], header_only: bool) -> _Reads:
+def _asking(names: tuple[str, ...], kinds: tuple[str, ...], newest: int | None, whole: bool) -> _Reads:
     commands: list[Command] = [("TIME",)]
     for name, kind in zip(names, kinds, strict=True):
-        commands.append(fields.words(name, kind, header_only))
-    packed = Packed(commands, bulk=not header_only)
-    return _Reads(names, kinds, header_only, packed, [(None, fields.NOTHING)] * len(names))
+        commands.append(fields.words(name, kind, newest, whole))
+    packed = Packed(commands, bulk=newest != 0)
+    return _Reads(names, kinds, newest, whole, packed, [(None, fields.NOTHING)] * len(names))
+
+
+def _with_text(command: Command) -> Command:
+    """Returns a command with the script's text in place of its digest."""
+    return ("EVAL", script("tail").text, *command[2:]) if command[0] == "EVALSHA" else command
 
 
 @lru_cache(4096)
-def _reads(namespace: str, scopes: tuple[ScopeKey, ...], header_only: bool) -> _Reads:
+def _reads(namespace: str, scopes: tuple[ScopeKey, ...], newest: int | None, whole: bool) -> _Reads:
     # The lookups of a session that is hot are the same again and again.
     names = tuple(keys.entry_key(namespace, scope) for scope in scopes)
-    return _asking(names, tuple(scope.kind for scope in scopes), header_only)
+    return _asking(names, tuple(scope.kind for scope in scopes), newest, whole)
 
 
 def _some(reads: _Reads, names: Sequence[str]) -> _Reads:
     """Returns the reads of those entries that one server holds."""
     kinds = dict(zip(reads.names, reads.kinds, strict=True))
-    return _asking(tuple(names), tuple(kinds[name] for name in names), reads.header_only)
+    return _asking(tuple(names), tuple(kinds[name] for name in names), reads.newest, reads.whole)
 
 
 _POSTED: dict[str, tuple[Callable[..., Words], Callable[[Any], Any]]] = {
