@@ -28,8 +28,8 @@ class Unavailable:
 class Hit:
     """An unmasked entry, whose window has `held` events.
 
-    `content` is what was asked for: of all, or of no more events than there are; or of the newest,
-    not complete and with an unknown `before`; or of a header, with neither state nor events.
+    `content` is what was asked for. With a part of the events it is not complete, and its `before` is
+    unknown; a header has neither state nor events.
     `stamp` names the server process that answered, `entry_stamp` the one that answered when the
     entry was filled or last validated ("" : unknown). `validated_at` precedes the SQL read that
     made the entry.
