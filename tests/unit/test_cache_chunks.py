@@ -39,7 +39,8 @@ def test_events_survive_as_lines(events: list[EventRecord]) -> None:
 @given(events, st.integers(0, 25), st.integers(0, 800))
 def test_trim_keeps_the_newest_that_fit(events: list[EventRecord], count: int, size: int) -> None:
     state = b'{"a":1}'
-    kept = chunks.trim(Content(TAG, state, tuple(events)), count, size)
+    kept, lines = chunks.trim(Content(TAG, state, tuple(events)), count, size)
+    assert lines == list(map(chunks.line, kept.events))
     number = len(kept.events)
     assert kept.events == tuple(chunks.flat(event) for event in events[len(events) - number :])
     left = events[: len(events) - number]

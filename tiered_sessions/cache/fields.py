@@ -32,8 +32,8 @@ def entry(
     content: Content, stamp: str, limits: CacheLimits, expires_at: int | None
 ) -> list[bytes]:
     """Returns names and values of the fields of a new entry, but for those the script sets."""
-    content = chunks.trim(content, limits.window_events, limits.window_bytes)
-    parts = [b"".join(map(chunks.line, chunk)) for chunk in chunks.split(content.events)]
+    content, lines = chunks.trim(content, limits.window_events, limits.window_bytes)
+    parts = [b"".join(chunk) for chunk in chunks.split(lines)]
     incarnation, revision, nonce, update_time = tag(content.tag)
     fields = {
         b"i": incarnation,

@@ -212,7 +212,7 @@ class MemoryCache:
         # A lease that was delivered twice may have been granted twice: only its time tells (R6).
         if lease is None or (lease.token, lease.granted_at) != (token, granted_at) or lease.deadline <= now:
             return FillReply.REFUSED
-        content = chunks.trim(content, self.limits.window_events, self.limits.window_bytes)
+        content, lines = chunks.trim(content, self.limits.window_events, self.limits.window_bytes)
         entry = Entry(
             tag=content.tag,
             state=content.state,
@@ -222,7 +222,7 @@ class MemoryCache:
             validated_at=granted_at,
             filled_at=now,
             stamp=stamp,
-            size=len(content.state) + _lines(content.events),
+            size=len(content.state) + sum(map(len, lines)),
             expires_at=expires_at,
         )
         self._put(key, Slot(entry, expires=self._life(entry, now)))
