@@ -7,7 +7,7 @@ import random
 import re
 from collections.abc import Callable, Coroutine, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import ConnectionError, NoScriptError, ResponseError, TimeoutError
@@ -23,7 +23,8 @@ from .base import (
     Lookup,
     Unavailable,
 )
-from .connections import AGAIN, FAULTS, Answers, Command, Connections, adopt
+from .connections import AGAIN, FAULTS, Answers, Connections, adopt
+from .reads import Reads, reads
 from .resp import Packed
 from .scripts import script
 from .urls import connect
@@ -86,30 +87,29 @@ class RedisSessionCache:
     def lookup(
         self, keys: Sequence[ScopeKey], newest: int | None = None
     ) -> Coroutine[Any, Any, tuple[Lookup, ...]]:
-        # A script costs the server more for a third of a window than HGETALL for all of it.
+        # By a script a third of a window costs the server more than all of it does by HGETALL.
         whole = newest is None or 3 * newest > self.limits.window_events
         # Once: another namespace may begin while the answer is on its way.
-        reads = _reads(self.namespace, tuple(keys), newest, whole)
-        groups = self._connections.groups(reads.names)
+        wanted = reads(self.namespace, tuple(keys), newest, whole)
+        groups = self._connections.groups(wanted.names)
         if len(groups) == 1:
-            return self._read(reads)
-        return self._read_from_several(reads, groups)
+            return self._read(wanted)
+        return self._read_from_several(wanted, groups)
 
-    async def _read_from_several(self, reads: _Reads, groups: Sequence[Sequence[str]]) -> tuple[Lookup, ...]:
-        parts = [_some(reads, group) for group in groups]
+    async def _read_from_several(self, wanted: Reads, groups: Sequence[Sequence[str]]) -> tuple[Lookup, ...]:
+        parts = [wanted.some(group) for group in groups]
         found: dict[str, Lookup] = {}
         for part, looked in zip(parts, await asyncio.gather(*map(self._read, parts)), strict=True):
             found.update(zip(part.names, looked, strict=True))
-        return tuple([found[name] for name in reads.names])
+        return tuple([found[name] for name in wanted.names])
 
-    async def _read(self, reads: _Reads) -> tuple[Lookup, ...]:
-        names, kinds, newest, whole, commands, seen = reads
+    async def _read(self, wanted: Reads) -> tuple[Lookup, ...]:
+        names, kinds, newest, whole, commands, seen = wanted
         try:
             stamp, (clock, *replies) = await self._connections.fly(names[0], commands)
             if newest and not whole and any(isinstance(reply, NoScriptError) for reply in replies):
                 # All is read again: what one lookup shows is of one moment, as far as it can be.
-                texts = Packed(map(_with_text, commands), bulk=commands.bulk)
-                stamp, (clock, *replies) = await self._connections.fly(names[0], texts)
+                stamp, (clock, *replies) = await self._connections.fly(names[0], wanted.with_text)
         except FAULTS as error:
             return (Unavailable(_reason(error)),) * len(names)
         refused = _refusal(clock)
@@ -324,46 +324,6 @@ class _Taking:
         except FAULTS as error:
             return self._taker(Unavailable(_reason(error)))
         return AGAIN
-
-
-class _Reads(NamedTuple):
-    """What one lookup sends: the server's time, then each entry, of a session perhaps its end or header.
-
-    `seen`: for each entry its last reply, and what it said.
-    """
-
-    names: tuple[str, ...]
-    kinds: tuple[str, ...]
-    newest: int | None
-    whole: bool
-    commands: Packed
-    seen: list[tuple[Any, fields.Entry]]
-
-
-def _asking(names: tuple[str, ...], kinds: tuple[str, ...], newest: int | None, whole: bool) -> _Reads:
-    commands: list[Command] = [("TIME",)]
-    for name, kind in zip(names, kinds, strict=True):
-        commands.append(fields.words(name, kind, newest, whole))
-    packed = Packed(commands, bulk=newest != 0)
-    return _Reads(names, kinds, newest, whole, packed, [(None, fields.NOTHING)] * len(names))
-
-
-def _with_text(command: Command) -> Command:
-    """Returns a command with the script's text in place of its digest."""
-    return ("EVAL", script("tail").text, *command[2:]) if command[0] == "EVALSHA" else command
-
-
-@lru_cache(4096)
-def _reads(namespace: str, scopes: tuple[ScopeKey, ...], newest: int | None, whole: bool) -> _Reads:
-    # The lookups of a session that is hot are the same again and again.
-    names = tuple(keys.entry_key(namespace, scope) for scope in scopes)
-    return _asking(names, tuple(scope.kind for scope in scopes), newest, whole)
-
-
-def _some(reads: _Reads, names: Sequence[str]) -> _Reads:
-    """Returns the reads of those entries that one server holds."""
-    kinds = dict(zip(reads.names, reads.kinds, strict=True))
-    return _asking(tuple(names), tuple(kinds[name] for name in names), reads.newest, reads.whole)
 
 
 _POSTED: dict[str, tuple[Callable[..., Words], Callable[[Any], Any]]] = {
