@@ -92,6 +92,10 @@ class Content:
     complete: bool = True
     before: int | None = None
 
+    def part_of(self, other: Content) -> bool:
+        """Says whether `other` is the same content with more of its events."""
+        return self.tag == other.tag and len(self.events) < len(other.events)
+
 
 @dataclass(slots=True, unsafe_hash=True)
 class Snapshot:
@@ -142,6 +146,14 @@ class Query(NamedTuple):
         if self.limit is None:
             return events
         return events[-self.limit :] if self.limit else ()
+
+    @property
+    def newest(self) -> int | None:
+        """How many of the newest events a cache is asked for: one at least, for a header has no state.
+
+        None: it may take all.
+        """
+        return None if self.limit is None or self.after is not None else max(1, self.limit)
 
     def answered_by(self, content: Content) -> bool:
         """Says whether the window of `content` holds every event the reader wants."""

@@ -135,13 +135,15 @@ class SharedEvents(Generic[EventT]):
         return kept.content if kept else None
 
     def keep(self, key: SessionKey, content: Content, added: tuple[EventRecord, ...] | None = None) -> None:
-        """Keeps `content`, unless it takes too much of the room.
+        """Keeps `content`, unless it takes too much of the room, or more of it is kept.
 
         `added`: the events it has more than the content kept now, so that an append does not
         measure the whole history.
         """
         with self._lock:
             kept = self._sessions.get(key)
+            if kept is not None and kept.content is not None and content.part_of(kept.content):
+                return
             if kept is None or kept.content is None or added is None:
                 size = _SESSION + len(content.state) + _undecoded(content.events)
             else:

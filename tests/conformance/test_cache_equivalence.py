@@ -47,7 +47,7 @@ expiries = st.sampled_from([None, None, None, 0, 1, 199, 200, 400, 10**11])
 load = st.tuples(st.just("load"), scopes, tokens, tags, states, events, befores, expiries)
 command = st.one_of(
     st.tuples(st.just("wait"), st.sampled_from([0, 1, 199, 200, 201, 399, 400, 401, 800, 801, 3000])),
-    st.tuples(st.just("lookup"), st.booleans()),
+    st.tuples(st.just("lookup"), st.sampled_from([None, 0])),
     st.tuples(st.just("intent"), scopes, tokens),
     st.tuples(st.just("release"), scopes, tokens),
     st.tuples(st.just("lease"), scopes, tokens),
@@ -83,7 +83,8 @@ limits = st.builds(
     CacheLimits,
     idle_ttl=st.sampled_from([300, 2000]),
     max_age=st.sampled_from([900, 5000]),
-    window_events=st.sampled_from([1, 5, 16, 17, 40, 70]),
+    # Of the largest, and of no other, a third is several chunks.
+    window_events=st.sampled_from([1, 5, 16, 17, 40, 300, 300, 300]),
     window_bytes=st.sampled_from([0, 100, 700, 3000, 100_000, 100_000]),
     mask_life=st.just(400),
     lease_life=st.just(200),
@@ -186,7 +187,12 @@ class Pair:
             await self.both(name, *given)
 
     async def compare(self) -> None:
-        """Compares all that either holds of every key."""
+        """Compares all that either holds of every key, and parts of it."""
+        held = self.slot(SESSION).entry
+        last = held.events % chunks.CHUNK if held else 0
+        # Events of the last chunk, one more, and another chunk of them.
+        for newest in {max(1, last), last + 1, last + chunks.CHUNK, last + chunks.CHUNK + 1}:
+            await self.both("lookup", (SESSION, USER), newest)
         for key in (SESSION, USER):
             name = keys.entry_key(self.memory.namespace, key)
             fields = await self.client.hgetall(name)

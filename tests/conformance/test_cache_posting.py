@@ -65,7 +65,7 @@ async def test_it_leaves_with_what_is_sent_next(relay: Relay, cache: RedisSessio
     assert isinstance(await cache.intent(KEY, "w"), int)
     with relay.recording() as flights:
         applied = post_apply(cache)
-        (found,) = await cache.lookup((KEY,), header_only=True)
+        (found,) = await cache.lookup((KEY,), newest=0)
     assert isinstance(found, Hit)
     assert found.content.tag == NEW
     assert await applied == ("apply", ApplyReply.APPLIED)

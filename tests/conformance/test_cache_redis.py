@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 
 import fakeredis
 import pytest
@@ -25,6 +26,7 @@ from tiered_sessions.cache.base import (
     Unavailable,
 )
 from tiered_sessions.cache.redis import RedisSessionCache
+from tiered_sessions.cache.scripts import script
 from tiered_sessions.errors import ConfigurationError
 from tiered_sessions.records import Content, EventRecord, SessionKey, Tag
 
@@ -83,8 +85,14 @@ async def test_a_hot_lookup_is_one_round_trip(redis_url: str, redis_namespace: s
         shared = [f"HMGET {name}" for name in names[1:]]
         assert [flight.commands for flight in flights] == [["TIME", f"HGETALL {names[0]}", *shared]]
         with relay.recording() as flights:
-            await cache.lookup((KEY,), header_only=True)
+            await cache.lookup((KEY,), newest=0)
         assert [flight.commands for flight in flights] == [["TIME", f"HMGET {names[0]}"]]
+        await cache.lookup((KEY,), newest=20)
+        with relay.recording() as flights:
+            session, *_ = await cache.lookup(SESSION.scopes, newest=20)
+        assert isinstance(session, Hit)
+        tail = f"EVALSHA {script('tail').sha}"
+        assert [flight.commands for flight in flights] == [["TIME", tail, *shared]]
         with relay.recording() as flights:
             await cache.intent(KEY, "t")
             await cache.apply(KEY, "t", TAG, TAG._replace(revision=2), (), None, 0)
@@ -249,6 +257,32 @@ async def test_a_damaged_entry_is_a_miss(
     async with Redis.from_url(redis_url) as client:
         await client.hset(keys.entry_key(cache.namespace, KEY), mapping=damage)
     assert isinstance((await cache.lookup((KEY,)))[0], Miss)
+    # What is no number ends the script.
+    assert isinstance((await cache.lookup((KEY,), 20))[0], Miss | Unavailable)
+
+
+async def test_a_part_costs_what_it_has(server: OwnServer) -> None:
+    """Of a long window only the last chunks travel."""
+    cache = RedisSessionCache(server.url, max_connections=1)
+    events = tuple(EventRecord(seq, f"e{seq}", seq, b'{"a":"%s"}' % (b"x" * 1000)) for seq in range(1, 201))
+    lease = await cache.lease(KEY, "t")
+    assert isinstance(lease, Granted)
+    whole = replace(CONTENT, events=events)
+    assert await cache.fill(KEY, "t", lease.granted_at, "", whole) is FillReply.STORED
+    async with Redis.from_url(server.url) as client:
+
+        async def sent() -> int:
+            return int((await client.info("stats"))["total_net_output_bytes"])
+
+        for newest, lines in ((1, 8), (8, 8), (9, 24), (20, 24), (25, 40), (66, 72), (67, 200), (1000, 200)):
+            await cache.lookup((KEY,), newest)
+            start, again = await sent(), await sent()
+            (found,) = await cache.lookup((KEY,), newest)
+            cost = await sent() - again - (again - start)
+            assert isinstance(found, Hit)
+            assert found.content.events == events[-newest:]
+            assert 1000 * lines < cost < 1030 * lines + 1000
+    await cache.close()
 
 
 async def test_a_cancelled_caller_costs_no_connection(server: OwnServer) -> None:
@@ -285,7 +319,7 @@ async def test_a_callers_client_is_used_and_left_open(
     (found,) = await cache.lookup((KEY,))
     assert isinstance(found, Hit)
     assert found.content == CONTENT
-    (found,) = await cache.lookup((KEY,), header_only=True)
+    (found,) = await cache.lookup((KEY,), newest=0)
     assert isinstance(found, Hit)
     await cache.close()
     assert await client.ping()

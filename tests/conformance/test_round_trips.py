@@ -11,14 +11,21 @@ from uuid import uuid4
 import pytest
 
 from tests.relay import Flight, Relay, is_upkeep
-from tiered_sessions import Event, EventActions, Session, TieredConfig, TieredSessionService
+from tiered_sessions import (
+    Event,
+    EventActions,
+    GetSessionConfig,
+    Session,
+    TieredConfig,
+    TieredSessionService,
+)
 from tiered_sessions.cache.redis import RedisSessionCache
 from tiered_sessions.cache.scripts import script
 from tiered_sessions.tier.breaker import Breaker
 
 # What maintenance sends by itself, whether or not there are calls: election, drain, namespace.
 MAINTENANCE = ("elect", "cache_outbox", "adk_internal_metadata")
-SCRIPTS = ("intent", "release", "lease", "fill", "apply", "drop", "touch", "elect")
+SCRIPTS = ("intent", "release", "lease", "fill", "apply", "drop", "touch", "elect", "tail")
 PATIENCE = 30.0
 NAMES = {script(name).sha: name for name in SCRIPTS}
 
@@ -138,6 +145,13 @@ async def test_round_trips(wires: Wires) -> None:
         with wires.counting() as rows["get, hot, first in this process"]:
             found = await other.get_session(app, "u", "hot")
         assert found == session
+    async with TieredSessionService(wires.sql.url, cache=wires.cache.url, **options) as other:
+        last = GetSessionConfig(num_recent_events=1)
+        await other.get_session(app, "u", "another", last)
+        with wires.counting() as rows["get, last, first in this process"]:
+            found = await other.get_session(app, "u", "hot", last)
+        assert found is not None
+        assert found.events == session.events[-1:]
 
     deltas = {"append": {}, "append, state": {"k": 2}, "append, user: and app:": {"user:k": 2, "app:k": 2}}
     for name, delta in deltas.items():
@@ -169,7 +183,7 @@ async def test_round_trips(wires: Wires) -> None:
 
     print(f"\n{'call':<34}{'SQL':>12}{'cache':>12}{'background':>12}{'upkeep':>12}")
     print("\n".join(cost.row(name) for name, cost in rows.items()))
-    for name in ("get, hot", "get, hot, first in this process"):
+    for name in ("get, hot", "get, hot, first in this process", "get, last, first in this process"):
         assert len(rows[name].sql) == 0
         assert len(rows[name].cache) == 1
         assert len(rows[name].background) == 0

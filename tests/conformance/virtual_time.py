@@ -13,7 +13,7 @@ from redis.exceptions import NoScriptError
 
 from tiered_sessions.cache.connections import Answers, Connections
 from tiered_sessions.cache.redis import RedisSessionCache
-from tiered_sessions.cache.resp import Packed
+from tiered_sessions.cache.resp import Command, Packed
 from tiered_sessions.testing.clocks import START
 from tiered_sessions.testing.clocks import ManualClock as Clock
 
@@ -55,16 +55,20 @@ class VirtualTime:
         return self.inner.groups(names)
 
     async def fly(self, name: str, commands: Packed) -> Answers:
-        if commands[0][0] == "EVALSHA":
-            return Answers("", [NoScriptError("as if flushed")])
         prelude = VIRTUAL % self.clock.now
-        if commands[0][0] == "EVAL":
-            (_, text, *rest) = commands[0]
-            return await self.inner.fly(name, Packed([("EVAL", f"{prelude}\n{text}", *rest)]))
-        for command in commands[1:]:
-            await self.inner.fly(name, Packed([("EVAL", prelude, 1, str(command[1]))]))
-        answers = await self.inner.fly(name, commands)
-        answers.replies[0] = [self.clock.now // 1000, self.clock.now % 1000 * 1000]
+        sent: list[Command] = []
+        for command in commands:
+            if command[0] == "EVALSHA":
+                return Answers("", [NoScriptError("as if flushed")] * len(commands))
+            if command[0] == "EVAL":
+                (_, text, *rest) = command
+                command = ("EVAL", f"{prelude}\n{text}", *rest)
+            elif command[0] != "TIME":
+                await self.inner.fly(name, Packed([("EVAL", prelude, 1, str(command[1]))]))
+            sent.append(command)
+        answers = await self.inner.fly(name, Packed(sent))
+        if sent[0][0] == "TIME":
+            answers.replies[0] = [self.clock.now // 1000, self.clock.now % 1000 * 1000]
         return answers
 
     async def close(self) -> None:

@@ -40,7 +40,7 @@ class NaiveCache:
         except RedisError as error:
             return Unavailable(type(error).__name__)
 
-    async def lookup(self, keys: Sequence[ScopeKey], header_only: bool = False) -> tuple[Lookup, ...]:
+    async def lookup(self, keys: Sequence[ScopeKey], newest: int | None = None) -> tuple[Lookup, ...]:
         now = await self.probe()
         if isinstance(now, Unavailable):
             return (now,) * len(keys)
@@ -50,7 +50,10 @@ class NaiveCache:
     def _lookup(self, data: Any, now: int) -> Lookup:
         if isinstance(data, Unavailable):
             return data
-        return Miss(now, "") if data is None else Hit(pickle.loads(data), now, "", now, "")
+        if data is None:
+            return Miss(now, "")
+        content = pickle.loads(data)
+        return Hit(content, now, "", now, "", len(content.events))
 
     async def intent(self, key: ScopeKey, token: str) -> int | Unavailable:
         return await self.probe()

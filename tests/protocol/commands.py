@@ -24,8 +24,8 @@ def done(work: Coroutine[Any, Any, Any]) -> Any:
 def perform(command: Any, cache: MemoryCache, sql: Sql) -> Any:
     """Executes `command`; returns its reply."""
     match command:
-        case steps.LookUp(keys, header_only):
-            return done(cache.lookup(keys, header_only))
+        case steps.LookUp(keys, newest):
+            return done(cache.lookup(keys, newest))
         case steps.Intent(scope, token):
             return done(cache.intent(scope, token))
         case steps.Release(scope, token):
@@ -80,7 +80,8 @@ def answer(question: Any, actor: Actor) -> Any:
         case steps.Known(key):
             return known.get(key)
         case steps.Keep(key, content):
-            known[key] = content
+            if key not in known or not content.part_of(known[key]):
+                known[key] = content
             return None
         case steps.Probed():
             return 0

@@ -114,7 +114,7 @@ class World:
         for scope, old in zip(scopes, before, strict=True):
             entry = self.slot(cache, (namespace, scope)).entry
             if entry is not None and entry is not old:
-                version = self.truth.check_entry(scope, entry.content(header_only=False))
+                version = self.truth.check_entry(scope, entry.content())
                 if old is not None and old.tag != entry.tag:
                     step = version.number - self.truth.find(scope, old.tag).number
                     assert step == 1 or (step > 1 and scope.kind != "session"), f"I3: moved by {step}"
@@ -244,7 +244,7 @@ class World:
                     continue
                 assert slot.entry.size <= config.window_bytes + config.state_bytes
                 assert len(slot.entry.state) <= config.state_bytes
-                content = slot.entry.content(header_only=False)
+                content = slot.entry.content()
                 assert all(len(event.payload) <= config.event_bytes for event in content.events)
 
     def check_healed(self) -> None:

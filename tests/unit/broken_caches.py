@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit import broken_masks
 from tests.unit.broken_masks import Broken
-from tiered_sessions.cache.base import ApplyReply, CacheLimits, Hit, Lookup
+from tiered_sessions.cache.base import ApplyReply, CacheLimits, Hit, Lookup, Masked, Miss
 from tiered_sessions.cache.memory import Entry, MemoryCache, Slot
 from tiered_sessions.records import ScopeKey, Tag
 from tiered_sessions.testing import CacheSuite, ManualClock
@@ -21,15 +21,37 @@ from tiered_sessions.testing import CacheSuite, ManualClock
 class AHeaderIsWhole(Broken):
     caught_by = "test_a_header_has_neither_state_nor_events"
 
-    async def lookup(self, keys: Sequence[ScopeKey], header_only: bool = False) -> tuple[Lookup, ...]:
+    async def lookup(self, keys: Sequence[ScopeKey], newest: int | None = None) -> tuple[Lookup, ...]:
         return await super().lookup(keys)
+
+
+class APartIsCalledWhole(Broken):
+    caught_by = "test_the_newest_events_are_shown_as_a_part"
+
+    async def lookup(self, keys: Sequence[ScopeKey], newest: int | None = None) -> tuple[Lookup, ...]:
+        found = await super().lookup(keys, newest)
+        return tuple(map(self.called_whole, keys, found))
+
+    def called_whole(self, key: ScopeKey, found: Lookup) -> Lookup:
+        entry = self.slot(key).entry
+        if not isinstance(found, Hit) or entry is None:
+            return found
+        return replace(found, content=replace(found.content, complete=entry.complete))
+
+
+class PartsAreNotMasked(Broken):
+    caught_by = "test_a_part_is_masked_and_missing_as_the_whole"
+
+    async def lookup(self, keys: Sequence[ScopeKey], newest: int | None = None) -> tuple[Lookup, ...]:
+        found = await super().lookup(keys, newest)
+        return tuple(Miss(each.now, "") if newest and isinstance(each, Masked) else each for each in found)
 
 
 class NumbersAreFloats(Broken):
     caught_by = "test_numbers_come_back_exactly"
 
-    async def lookup(self, keys: Sequence[ScopeKey], header_only: bool = False) -> tuple[Lookup, ...]:
-        found = await super().lookup(keys, header_only)
+    async def lookup(self, keys: Sequence[ScopeKey], newest: int | None = None) -> tuple[Lookup, ...]:
+        found = await super().lookup(keys, newest)
         return tuple(map(self.rounded, found))
 
     def rounded(self, found: Lookup) -> Lookup:

@@ -29,7 +29,7 @@ events = st.lists(
 
 @given(events)
 def test_events_survive_as_lines(events: list[EventRecord]) -> None:
-    parsed = chunks.parse(b"".join(map(chunks.line, events)))
+    parsed = chunks.parse(b"".join(map(chunks.line, events)), len(events), len(events))
     assert [event[:3] for event in parsed] == [event[:3] for event in events]
     for before, after in zip(events, parsed, strict=True):
         assert json.loads(after.payload) == json.loads(before.payload)
@@ -39,7 +39,8 @@ def test_events_survive_as_lines(events: list[EventRecord]) -> None:
 @given(events, st.integers(0, 25), st.integers(0, 800))
 def test_trim_keeps_the_newest_that_fit(events: list[EventRecord], count: int, size: int) -> None:
     state = b'{"a":1}'
-    kept = chunks.trim(Content(TAG, state, tuple(events)), count, size)
+    kept, lines = chunks.trim(Content(TAG, state, tuple(events)), count, size)
+    assert lines == list(map(chunks.line, kept.events))
     number = len(kept.events)
     assert kept.events == tuple(chunks.flat(event) for event in events[len(events) - number :])
     left = events[: len(events) - number]
@@ -65,9 +66,20 @@ def test_what_is_left_out_is_never_underrated(complete: bool, before: int | None
 )
 def test_other_text_is_refused(text: bytes, why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        chunks.parse(text)
+        chunks.parse(text, 1, 1)
 
 
-def test_lua_and_python_agree_on_the_chunk() -> None:
-    lua = (files("tiered_sessions.cache") / "lua" / "apply.lua").read_text()
+def test_the_end_of_a_window_is_told_from_a_torn_one() -> None:
+    """All chunks that were left out are full."""
+    lines = [chunks.line(EventRecord(seq, "e", 1, b"{}")) for seq in range(1, 5)]
+    for held in (4, 4 + chunks.CHUNK, 4 + 2 * chunks.CHUNK):
+        assert [event.seq for event in chunks.parse(b"".join(lines), held, 3)] == [2, 3, 4]
+    for held, newest in ((3, 3), (5, 3), (4 + chunks.CHUNK, 5)):
+        with pytest.raises(ValueError, match="torn"):
+            chunks.parse(b"".join(lines), held, newest)
+
+
+@pytest.mark.parametrize("name", ["apply", "tail"])
+def test_lua_and_python_agree_on_the_chunk(name: str) -> None:
+    lua = (files("tiered_sessions.cache") / "lua" / f"{name}.lua").read_text()
     assert f"local CHUNK = {chunks.CHUNK}\n" in lua

@@ -136,6 +136,20 @@ def test_a_content_is_found_with_its_events_decoded() -> None:
     assert here.of(history(*range(40, 54))) == [53]
 
 
+def test_a_part_does_not_replace_more_of_the_same() -> None:
+    here = Decoding()
+    whole = Content(TAG, b"{}", history(*range(1, 9)))
+    part = Content(TAG, b"{}", history(7, 8), complete=False)
+    here.shared.keep(KEY, part)
+    assert here.shared.find(KEY) is part
+    for content in (whole, part):
+        here.shared.keep(KEY, content)
+        assert here.shared.find(KEY) is whole
+    later = replace(part, tag=TAG._replace(nonce=2))
+    here.shared.keep(KEY, later)
+    assert here.shared.find(KEY) is later
+
+
 def test_who_reads_the_json_finds_it() -> None:
     shared = SharedEvents(decoded, 10_000_000, keeps_json=True)
     content = Content(TAG, b"{}", history(1, 2, 3))

@@ -26,9 +26,10 @@ class Unavailable:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """An unmasked entry.
+    """An unmasked entry, whose window has `held` events.
 
-    `content.state` and `content.events` are empty if only the header was asked for.
+    `content` is what was asked for. With a part of the events it is not complete, and its `before` is
+    unknown; a header has neither state nor events.
     `stamp` names the server process that answered, `entry_stamp` the one that answered when the
     entry was filled or last validated ("" : unknown). `validated_at` precedes the SQL read that
     made the entry.
@@ -39,7 +40,7 @@ class Hit:
     entry_stamp: str
     now: int
     stamp: str
-    header_only: bool = False
+    held: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +119,12 @@ class SessionCache(Protocol):
     namespace: str
     """Part of every key. Changing it makes every entry unreachable at once (R27)."""
 
-    async def lookup(self, keys: Sequence[ScopeKey], header_only: bool = False) -> tuple[Lookup, ...]:
-        """Reads the entries of `keys` in one round trip; `header_only` concerns sessions."""
+    async def lookup(self, keys: Sequence[ScopeKey], newest: int | None = None) -> tuple[Lookup, ...]:
+        """Reads the entries of `keys` in one round trip.
+
+        `newest` concerns sessions: how many of the newest events are wanted, with the state. None: all;
+        0: only the header.
+        """
         ...
 
     async def intent(self, key: ScopeKey, token: str) -> int | Unavailable:

@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from ..records import Content, EventRecord, Tag
+from ..records import Content, Tag
 from . import chunks
 from .base import CacheLimits, Hit, Lookup, Masked, Miss
+from .resp import Command
+from .scripts import script
 
-HEADER = ("p", "i", "r", "g", "ut", "va", "sv", "c", "mt", "ex")
+HEADER = ("p", "i", "r", "g", "ut", "va", "sv", "c", "mt", "ex", "n")
 """What a lookup of the header asks for."""
-_NAMES = tuple(name.encode() for name in HEADER)
+_WITH_STATE = (*HEADER, "st")
+_NAMES = tuple(name.encode() for name in _WITH_STATE)
 
 _SMALL: Final = 1024
 """Bytes of a state."""
@@ -29,8 +32,8 @@ def entry(
     content: Content, stamp: str, limits: CacheLimits, expires_at: int | None
 ) -> list[bytes]:
     """Returns names and values of the fields of a new entry, but for those the script sets."""
-    content = chunks.trim(content, limits.window_events, limits.window_bytes)
-    parts = [b"".join(map(chunks.line, chunk)) for chunk in chunks.split(content.events)]
+    content, lines = chunks.trim(content, limits.window_events, limits.window_bytes)
+    parts = [b"".join(chunk) for chunk in chunks.split(lines)]
     incarnation, revision, nonce, update_time = tag(content.tag)
     fields = {
         b"i": incarnation,
@@ -55,6 +58,7 @@ class Entry(NamedTuple):
     """What a reply says, whenever it came. `masks`: until when each lives."""
 
     content: Content | None
+    held: int = 0
     validated_at: int = 0
     stamp: str = ""
     expires_at: int | None = None
@@ -65,51 +69,63 @@ class Entry(NamedTuple):
         """Whether it is worth its room in memory to be recognised by its bytes."""
         return self.content is not None and not self.content.events and len(self.content.state) <= _SMALL
 
-    def shown(self, now: int, stamp: str, header_only: bool) -> Lookup:
+    def shown(self, now: int, stamp: str) -> Lookup:
         """Returns what a lookup answers."""
-        content, validated_at, filled_by, expires_at, masks = self
+        content, held, validated_at, filled_by, expires_at, masks = self
         if masks:
             # Only expired masks: their writer died and may have committed (R4).
             return Masked(now, stamp) if max(masks) > now else Miss(now, stamp)
         if content is None or (expires_at is not None and expires_at <= now):
             return Miss(now, stamp)
-        return Hit(content, validated_at, filled_by, now, stamp, header_only)
+        return Hit(content, validated_at, filled_by, now, stamp, held)
 
 
 NOTHING: Final = Entry(None)
 
 
-def words(name: str, kind: str, header_only: bool) -> tuple[str, ...]:
-    """Returns the command that reads an entry: of a session all of it, or its header."""
+def words(name: str, kind: str, newest: int | None, whole: bool) -> Command:
+    """Returns the command that reads an entry: of a session all of it, its end, or its header."""
     if kind != "session":
-        return ("HMGET", name, *HEADER, "st")  # there are no events
-    return ("HMGET", name, *HEADER) if header_only else ("HGETALL", name)
+        return ("HMGET", name, *_WITH_STATE)  # there are no events
+    if whole or newest is None:
+        return ("HGETALL", name)
+    if newest == 0:
+        return ("HMGET", name, *HEADER)
+    return ("EVALSHA", script("tail").sha, 1, name, newest, *_WITH_STATE)
 
 
-def read(reply: Any, whole: bool) -> Entry:
-    """Returns what the reply to `words` says; `whole`: to HGETALL. Nonsense is no entry."""
+def read(reply: Any, newest: int | None, whole: bool) -> Entry:
+    """Returns what the reply to `words` says, of the `newest` events. Nonsense is no entry."""
     try:
-        parts: Mapping[bytes, Any] = {}
-        if whole:  # a map in RESP3
-            parts = reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
-            reply = [*map(parts.get, _NAMES), parts.get(b"st")]
-        masks, incarnation, revision, nonce, update, validated, stamp, complete, before, expires, *st = reply
+        if whole:
+            reply = _like_a_tail(reply)
+        masks, incarnation, revision, nonce, update, at, stamp, all_, before, expires, n, *rest = reply
         if masks:
             return Entry(None, masks=tuple([int(mask.split(b" ", 1)[0]) for mask in masks.splitlines()]))
-        if revision is None or None in st:
+        if revision is None or None in rest:
             return NOTHING
         tag = Tag(int(incarnation), int(revision), int(nonce), int(update))
-        events = _events(parts) if whole else ()
-        oldest = int(before) if before else None
-        content = Content(tag, st[0] if st else b"", events, complete == b"1", oldest)
-        return Entry(content, int(validated), stamp.decode(), int(expires) if expires else None)
+        held, complete, oldest = int(n), all_ == b"1", int(before) if before else None
+        content = Content(tag, b"", (), complete, oldest)
+        if rest:
+            state, *parts = rest
+            shown = held if newest is None else min(newest, held)
+            events = chunks.parse(b"".join(parts), held, shown)
+            if shown < held:
+                # Nobody has looked up the newest time among those that were not asked for.
+                complete, oldest = False, None
+            content = Content(tag, state, events, complete, oldest)
+        return Entry(content, held, int(at), stamp.decode(), int(expires) if expires else None)
     except (ValueError, KeyError, TypeError, AttributeError):
         return NOTHING
 
 
-def _events(parts: Mapping[bytes, bytes]) -> tuple[EventRecord, ...]:
-    numbers = range(int(parts[b"k0"]), int(parts[b"k1"]) + 1)
-    events = chunks.parse(b"".join([parts[b"c%d" % number] for number in numbers]))
-    if len(events) != int(parts[b"n"]):
-        raise ValueError("the window is torn")
-    return events
+def _like_a_tail(reply: Any) -> list[Any]:
+    """Returns the reply to HGETALL, a map in RESP3, in the order of that to lua/tail.lua."""
+    parts: Mapping[bytes, Any]
+    parts = reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
+    found = [parts.get(name) for name in _NAMES]
+    if b"k0" in parts:
+        numbers = range(int(parts[b"k0"]), int(parts[b"k1"]) + 1)
+        found += [parts[b"c%d" % number] for number in numbers]
+    return found

@@ -54,11 +54,13 @@ class Entry:
         """How many events the window holds."""
         return chunks.CHUNK * (len(self.chunks) - 1) + len(self.chunks[-1]) if self.chunks else 0
 
-    def content(self, header_only: bool) -> Content:
+    def content(self, newest: int | None = None) -> Content:
         """Returns what a lookup shows of the entry."""
-        if header_only:
+        if newest == 0:
             return Content(self.tag, b"", (), self.complete, self.before)
         events = tuple(event for chunk in self.chunks for event in chunk)
+        if newest is not None and newest < len(events):
+            return Content(self.tag, self.state, events[-newest:], complete=False)
         return Content(self.tag, self.state, events, self.complete, self.before)
 
 
@@ -152,19 +154,19 @@ class MemoryCache:
 
     # --- the steps of consistency.md 5.1 ------------------------------------------------------
 
-    async def lookup(self, keys: Sequence[ScopeKey], header_only: bool = False) -> tuple[Lookup, ...]:
+    async def lookup(self, keys: Sequence[ScopeKey], newest: int | None = None) -> tuple[Lookup, ...]:
         now = self._clock()
-        return tuple(self._look(key, now, header_only and key.kind == "session") for key in keys)
+        return tuple(self._look(key, now, newest if key.kind == "session" else None) for key in keys)
 
-    def _look(self, key: ScopeKey, now: int, header_only: bool) -> Lookup:
+    def _look(self, key: ScopeKey, now: int, newest: int | None) -> Lookup:
         slot = self._get(key, now)
         if slot.masked(now):
             return Masked(now, self.stamp)
         if slot.entry is None or slot.masks or slot.entry.expired(now):
             return Miss(now, self.stamp)
         entry = slot.entry
-        content = entry.content(header_only)
-        return Hit(content, entry.validated_at, entry.stamp, now, self.stamp, header_only)
+        content = entry.content(newest)
+        return Hit(content, entry.validated_at, entry.stamp, now, self.stamp, entry.events)
 
     async def intent(self, key: ScopeKey, token: str) -> int | Unavailable:
         now = self._clock()
@@ -210,7 +212,7 @@ class MemoryCache:
         # A lease that was delivered twice may have been granted twice: only its time tells (R6).
         if lease is None or (lease.token, lease.granted_at) != (token, granted_at) or lease.deadline <= now:
             return FillReply.REFUSED
-        content = chunks.trim(content, self.limits.window_events, self.limits.window_bytes)
+        content, lines = chunks.trim(content, self.limits.window_events, self.limits.window_bytes)
         entry = Entry(
             tag=content.tag,
             state=content.state,
@@ -220,7 +222,7 @@ class MemoryCache:
             validated_at=granted_at,
             filled_at=now,
             stamp=stamp,
-            size=len(content.state) + _lines(content.events),
+            size=len(content.state) + sum(map(len, lines)),
             expires_at=expires_at,
         )
         self._put(key, Slot(entry, expires=self._life(entry, now)))

@@ -7,7 +7,7 @@ import random
 import re
 from collections.abc import Callable, Coroutine, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import ConnectionError, NoScriptError, ResponseError, TimeoutError
@@ -23,7 +23,8 @@ from .base import (
     Lookup,
     Unavailable,
 )
-from .connections import AGAIN, FAULTS, Answers, Command, Connections, adopt
+from .connections import AGAIN, FAULTS, Answers, Connections, adopt
+from .reads import Reads, reads
 from .resp import Packed
 from .scripts import script
 from .urls import connect
@@ -84,26 +85,31 @@ class RedisSessionCache:
         )
 
     def lookup(
-        self, keys: Sequence[ScopeKey], header_only: bool = False
+        self, keys: Sequence[ScopeKey], newest: int | None = None
     ) -> Coroutine[Any, Any, tuple[Lookup, ...]]:
+        # By a script a third of a window costs the server more than all of it does by HGETALL.
+        whole = newest is None or 3 * newest > self.limits.window_events
         # Once: another namespace may begin while the answer is on its way.
-        reads = _reads(self.namespace, tuple(keys), header_only)
-        groups = self._connections.groups(reads.names)
+        wanted = reads(self.namespace, tuple(keys), newest, whole)
+        groups = self._connections.groups(wanted.names)
         if len(groups) == 1:
-            return self._read(reads)
-        return self._read_from_several(reads, groups)
+            return self._read(wanted)
+        return self._read_from_several(wanted, groups)
 
-    async def _read_from_several(self, reads: _Reads, groups: Sequence[Sequence[str]]) -> tuple[Lookup, ...]:
-        parts = [_some(reads, group) for group in groups]
+    async def _read_from_several(self, wanted: Reads, groups: Sequence[Sequence[str]]) -> tuple[Lookup, ...]:
+        parts = [wanted.some(group) for group in groups]
         found: dict[str, Lookup] = {}
         for part, looked in zip(parts, await asyncio.gather(*map(self._read, parts)), strict=True):
             found.update(zip(part.names, looked, strict=True))
-        return tuple([found[name] for name in reads.names])
+        return tuple([found[name] for name in wanted.names])
 
-    async def _read(self, reads: _Reads) -> tuple[Lookup, ...]:
-        names, kinds, header_only, commands, seen = reads
+    async def _read(self, wanted: Reads) -> tuple[Lookup, ...]:
+        names, kinds, newest, whole, commands, seen = wanted
         try:
             stamp, (clock, *replies) = await self._connections.fly(names[0], commands)
+            if newest and not whole and any(isinstance(reply, NoScriptError) for reply in replies):
+                # All is read again: what one lookup shows is of one moment, as far as it can be.
+                stamp, (clock, *replies) = await self._connections.fly(names[0], wanted.with_text)
         except FAULTS as error:
             return (Unavailable(_reason(error)),) * len(names)
         refused = _refusal(clock)
@@ -119,10 +125,10 @@ class RedisSessionCache:
                 if refused is not None:
                     found.append(refused)
                     continue
-                entry = fields.read(reply, not header_only and kinds[position] == "session")
+                entry = fields.read(reply, newest, whole and kinds[position] == "session")
                 if entry.small:
                     seen[position] = reply, entry
-            found.append(entry.shown(now, stamp, header_only and kinds[position] == "session"))
+            found.append(entry.shown(now, stamp))
         return tuple(found)
 
     async def intent(self, key: ScopeKey, token: str) -> int | Unavailable:
@@ -318,40 +324,6 @@ class _Taking:
         except FAULTS as error:
             return self._taker(Unavailable(_reason(error)))
         return AGAIN
-
-
-class _Reads(NamedTuple):
-    """What one lookup sends: the server's time, then each entry, of a session perhaps its header.
-
-    `seen`: for each entry its last reply, and what it said.
-    """
-
-    names: tuple[str, ...]
-    kinds: tuple[str, ...]
-    header_only: bool
-    commands: Packed
-    seen: list[tuple[Any, fields.Entry]]
-
-
-def _asking(names: tuple[str, ...], kinds: tuple[str, ...], header_only: bool) -> _Reads:
-    commands: list[Command] = [("TIME",)]
-    for name, kind in zip(names, kinds, strict=True):
-        commands.append(fields.words(name, kind, header_only))
-    packed = Packed(commands, bulk=not header_only)
-    return _Reads(names, kinds, header_only, packed, [(None, fields.NOTHING)] * len(names))
-
-
-@lru_cache(4096)
-def _reads(namespace: str, scopes: tuple[ScopeKey, ...], header_only: bool) -> _Reads:
-    # The lookups of a session that is hot are the same again and again.
-    names = tuple(keys.entry_key(namespace, scope) for scope in scopes)
-    return _asking(names, tuple(scope.kind for scope in scopes), header_only)
-
-
-def _some(reads: _Reads, names: Sequence[str]) -> _Reads:
-    """Returns the reads of those entries that one server holds."""
-    kinds = dict(zip(reads.names, reads.kinds, strict=True))
-    return _asking(tuple(names), tuple(kinds[name] for name in names), reads.header_only)
 
 
 _POSTED: dict[str, tuple[Callable[..., Words], Callable[[Any], Any]]] = {

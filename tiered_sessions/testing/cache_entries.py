@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ..cache.base import ApplyReply, CacheLimits, FillReply, Hit, LeaseRefused, Masked, Miss, SessionCache
@@ -19,6 +21,7 @@ from .cache_samples import (
     look,
     mask,
     now,
+    part,
     tag,
 )
 from .clocks import Clock
@@ -37,7 +40,7 @@ class EntryRules(CacheFixtures):
         session, user = await cache.lookup((KEY, USER))
         assert isinstance(session, Hit)
         assert session.content == what
-        assert (session.validated_at, session.entry_stamp, session.header_only) == (at, "stamp", False)
+        assert (session.validated_at, session.entry_stamp, session.held) == (at, "stamp", 30)
         assert session.now >= at + clock.tick + 5
         assert isinstance(user, Miss)
         assert user.now >= at + clock.tick + 5
@@ -46,13 +49,41 @@ class EntryRules(CacheFixtures):
         """5.4: of a shared scope a header is the whole."""
         await fill(cache, content(30, 20, complete=False, before=9))
         await fill(cache, content(3), USER)
-        session, user = await cache.lookup((KEY, USER), header_only=True)
+        session, user = await cache.lookup((KEY, USER), newest=0)
         assert isinstance(session, Hit)
         assert session.content == Content(tag(30), b"", (), False, 9)
-        assert session.header_only
+        assert session.held == 20
         assert isinstance(user, Hit)
         assert user.content == content(3)
-        assert not user.header_only
+        assert user.held == 0
+
+    @pytest.mark.parametrize("complete", [True, False])
+    async def test_the_newest_events_are_shown_as_a_part(self, cache: SessionCache, complete: bool) -> None:
+        """I2, R21: only who was shown all of an entry is told that nothing, or what, came before."""
+        first = content(20, 20, complete=complete, before=None if complete else 9)
+        await fill(cache, first)
+        await fill(cache, content(3), USER)
+        for last in range(20, 36):
+            whole = replace(first, tag=tag(last), events=events(1, last))
+            for newest in (None, 0, 1, 2, last - 17, last - 16, last - 1, last, last + 1, 1000):
+                session, user = await cache.lookup((KEY, USER), newest)
+                assert isinstance(session, Hit)
+                assert session.content == part(whole, newest)
+                assert session.held == last
+                assert isinstance(user, Hit)
+                assert user.content == content(3)
+            new = (event(last + 1),)
+            await cache.apply(KEY, "writer", tag(last), tag(last + 1), new, None, 0)
+
+    async def test_a_part_is_masked_and_missing_as_the_whole(self, cache: SessionCache) -> None:
+        """I4; and there may be no events."""
+        assert isinstance(await look(cache, KEY, 2), Miss)
+        await fill(cache, content(3))
+        found = await look(cache, KEY, 2)
+        assert isinstance(found, Hit)
+        assert found.content == content(3)
+        await mask(cache, "writer")
+        assert isinstance(await look(cache, KEY, 2), Masked)
 
     async def test_numbers_come_back_exactly(self, cache: SessionCache) -> None:
         """R17, R18: tags are compared whole, so no bit of 64 may be lost."""
@@ -100,18 +131,18 @@ class EntryRules(CacheFixtures):
             await clock.advance(step)
         assert isinstance(await look(cache), Miss)
 
-    @pytest.mark.parametrize("header_only", [False, True])
+    @pytest.mark.parametrize("newest", [None, 0, 2])
     async def test_an_expired_session_is_a_miss_at_once(
-        self, cache: SessionCache, clock: Clock, limits: CacheLimits, header_only: bool
+        self, cache: SessionCache, clock: Clock, limits: CacheLimits, newest: int | None
     ) -> None:
         """Section 7: at its `expires_at`, and masked as any other."""
         await fill(cache, content(5, 5), expires_at=await now(cache) + limits.idle_ttl // 4)
         await clock.advance(limits.idle_ttl // 4 - clock.tick)
-        assert isinstance(await look(cache, KEY, header_only), Hit)
+        assert isinstance(await look(cache, KEY, newest), Hit)
         await clock.advance(clock.tick)
-        assert isinstance(await look(cache, KEY, header_only), Miss)
+        assert isinstance(await look(cache, KEY, newest), Miss)
         await mask(cache, "writer")
-        assert isinstance(await look(cache, KEY, header_only), Masked)
+        assert isinstance(await look(cache, KEY, newest), Masked)
 
 
 class ApplyRules(CacheFixtures):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -73,9 +74,11 @@ async def fill(cache: SessionCache, what: Content, key: ScopeKey = KEY, expires_
     return at
 
 
-async def look(cache: SessionCache, key: ScopeKey = KEY, header_only: bool = False) -> Hit | Masked | Miss:
+async def look(
+    cache: SessionCache, key: ScopeKey = KEY, newest: int | None = None
+) -> Hit | Masked | Miss:
     """Looks one key up."""
-    (found,) = await cache.lookup((key,), header_only)
+    (found,) = await cache.lookup((key,), newest)
     assert isinstance(found, Hit | Masked | Miss), found
     return found
 
@@ -106,6 +109,15 @@ async def absent(cache: SessionCache, key: ScopeKey = KEY) -> bool:
     reply = await cache.lease(key, "finder")
     assert isinstance(reply, Granted | LeaseRefused), reply
     return isinstance(reply, Granted)
+
+
+def part(whole: Content, newest: int | None) -> Content:
+    """Returns what a lookup of the `newest` events shows of a session's entry."""
+    if newest == 0:
+        return replace(whole, state=b"", events=())
+    if newest is None or newest >= len(whole.events):
+        return whole
+    return Content(whole.tag, whole.state, whole.events[-newest:], complete=False, before=None)
 
 
 def check_window(found: Content, whole: Content) -> None:

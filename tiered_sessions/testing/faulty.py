@@ -98,8 +98,8 @@ class FaultyCache:
     def namespace(self, namespace: str) -> None:
         self.inner.namespace = namespace
 
-    async def lookup(self, keys: Sequence[ScopeKey], header_only: bool = False) -> tuple[Lookup, ...]:
-        reply = await self._perform("lookup", lambda: self.inner.lookup(keys, header_only))
+    async def lookup(self, keys: Sequence[ScopeKey], newest: int | None = None) -> tuple[Lookup, ...]:
+        reply = await self._perform("lookup", lambda: self.inner.lookup(keys, newest))
         return (reply,) * len(keys) if isinstance(reply, Unavailable) else reply
 
     async def intent(self, key: ScopeKey, token: str) -> int | Unavailable:

@@ -343,8 +343,8 @@ class CacheCalls:
         cache = self._cache
         assert cache is not None
         match command:
-            case LookUp(keys, header_only):
-                return cache.lookup(keys, header_only)
+            case LookUp(keys, newest):
+                return cache.lookup(keys, newest)
             case Intent(scope, token):
                 return cache.intent(scope, token)
             case Release(scope, token):

@@ -168,7 +168,7 @@ def _look(key: SessionKey, query: Query, rules: Rules, began: int) -> Steps[Answ
     """Steps 1-3: one flight to the cache, then serve, validate, or say what is missing."""
     scopes = key.scopes
     known = None if rules.private else (yield Local(Known(key)))
-    lookup = yield Send(LookUp(scopes, header_only=known is not None))
+    lookup = yield Send(LookUp(scopes, query.newest if known is None else 0))
     # At 0 the tags are read beside the cache, not after it. A later look reads them anew.
     strong = (yield Send(ReadTags(key))) if rules.max_staleness == 0 else None
     got = yield Wait((lookup,), Timer.CACHE)
@@ -180,13 +180,15 @@ def _look(key: SessionKey, query: Query, rules: Rules, began: int) -> Steps[Answ
         return Absent(())
     # Equal tags are equal content, and it is a shared cache that says so (5.4).
     kept: Content | None = None
-    if known is not None and isinstance(session, Hit) and known.tag == session.content.tag:
-        kept = known
-    elif isinstance(session, Hit) and session.header_only:
-        # The entry changed elsewhere. One command reads all of it, so nothing is torn (R32).
-        found = yield from ask(LookUp(scopes, header_only=False))
-        if isinstance(found, Unavailable):
-            return Absent(())
+    if known is not None and isinstance(session, Hit):
+        enough = query.answered_by(known) or len(known.events) >= session.held
+        if enough and known.tag == session.content.tag:
+            kept = known
+        else:
+            # It changed elsewhere, or has more of what is wanted. One command, so nothing is torn (R32).
+            found = yield from ask(LookUp(scopes, query.newest))
+            if isinstance(found, Unavailable):
+                return Absent(())
 
     tags = tuple([entry.content.tag if isinstance(entry, Hit) else None for entry in found])
     probed = yield _PROBED
@@ -201,15 +203,10 @@ def _look(key: SessionKey, query: Query, rules: Rules, began: int) -> Steps[Answ
     hits = [entry for entry in found if isinstance(entry, Hit)]
     if len(hits) < len(found) or Verdict.FETCH in verdicts:
         # One statement will load all parts; only what is missing here may be filled.
-        missing = [s for s, v in zip(scopes, verdicts, strict=True) if v is Verdict.FETCH]
-        return Absent(tuple(missing))
+        return Absent(tuple([s for s, v in zip(scopes, verdicts, strict=True) if v is Verdict.FETCH]))
 
     if Verdict.VALIDATE in verdicts:
-        if strong is None:
-            held: Tags = yield from sql(ReadTags(key))
-        else:
-            got = yield Wait((strong,))
-            held = got.value
+        held: Tags = (yield from sql(ReadTags(key))) if strong is None else (yield Wait((strong,))).value
         changed: list[ScopeKey] = []
         for scope, entry, verdict in zip(scopes, hits, verdicts, strict=True):
             tag = held.tag(scope)
@@ -235,7 +232,8 @@ def _look(key: SessionKey, query: Query, rules: Rules, began: int) -> Steps[Answ
         events = older.events + content.events
         content = replace(content, events=events, complete=older.complete, before=None)
         kept, source = None, "store"
-    if kept is None and query.after is None and not rules.private:
+    # Older events that were chosen by their time may have left others out.
+    if kept is None and (query.after is None or source == "cache") and not rules.private:
         yield Local(Keep(key, content))
     yield Local(Served(scopes, tuple([hit.content.tag for hit in hits])))
     snapshot = Snapshot(key, content, hits[1].content, hits[2].content)

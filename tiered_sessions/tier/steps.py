@@ -114,7 +114,7 @@ class LookUp(NamedTuple):
     """-> tuple[Lookup, ...], one a key."""
 
     keys: tuple[ScopeKey, ...]
-    header_only: bool
+    newest: int | None
 
 
 class Intent(NamedTuple):
@@ -293,7 +293,10 @@ class Known(NamedTuple):
 
 
 class Keep(NamedTuple):
-    """Keeps a session's content in the process; `added`: what it has more than the kept one."""
+    """Keeps a session's content in the process, unless more of it is kept at the same tag.
+
+    `added`: what it has more than the kept one.
+    """
 
     key: SessionKey
     content: Content

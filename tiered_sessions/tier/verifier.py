@@ -119,7 +119,7 @@ class Verifier:
             return ()
         # The first look precedes the read, so an entry ahead of SQL is no commit that came between;
         # the second follows it, so an entry behind SQL is no write that has not masked it yet.
-        again = await self._cache.lookup(tuple(differing), True)
+        again = await self._cache.lookup(tuple(differing), 0)
         moved = []
         for (scope, tag), found in zip(differing.items(), again, strict=True):
             if not isinstance(found, Hit):

@@ -187,13 +187,13 @@ class Draft:
         seen = command.seen if isinstance(command, Rest) else ()
         loud = [key for key in command.keys if not models.quiet(key)]
         keys = command.keys if len(loud) < 2 else command.keys[:1]
-        part = models.command(steps.LookUp(keys, command.header_only))
+        part = models.command(steps.LookUp(keys, command.newest))
         what = models.commands.values[part]
         self.cache, reply = models.cache.perform(self.cache, self.now, self.stamp, part, what)
         seen = (*seen, *models.replies.values[reply])
         if keys == command.keys:
             return models.reply(seen)
-        return models.reply(Rest(seen, command.keys[1:], command.header_only))
+        return models.reply(Rest(seen, command.keys[1:], command.newest))
 
     def late(self, number: int) -> None:
         """Executes a command that nobody waits for."""
@@ -321,7 +321,8 @@ class Draft:
             case steps.Known():
                 return actor, models.reply(None) if process.known < 0 else process.known
             case steps.Keep(_, content):
-                self.processes[actor.process] = process._replace(known=models.reply(content))
+                if process.known < 0 or not content.part_of(models.replies.values[process.known]):
+                    self.processes[actor.process] = process._replace(known=models.reply(content))
                 return actor, models.reply(None)
         floors, number = models.floors.ask(process.floors, self.now, step.question)
         if floors != process.floors:

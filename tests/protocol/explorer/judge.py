@@ -103,7 +103,7 @@ class Judge:
                 continue
             if slot.entry.events >= self._scenario.window + CHUNK:
                 raise Violated(f"I8: the entry of {scope.kind} holds {slot.entry.events} events")
-            content = slot.entry.content(False)
+            content = slot.entry.content()
             if not any(_tail(content, version) for version in versions[scope]):
                 raise Violated(f"I1: the entry of {scope.kind} was never committed: {content}")
         rules = self._scenario.rules

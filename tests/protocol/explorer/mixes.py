@@ -53,6 +53,10 @@ _NEVER = (
         ((0, turn("a")), (1, read(limit=1)), (1, read(limit=2))),
         window=1,
     ),
+    Scenario("a part, then all", ((0, turn("a")), (1, then(read(limit=1), read())))),
+    Scenario("a part, then what came since", ((0, append("a")), (1, then(read(limit=1), read(after=0))))),
+    Scenario("a part is added to", ((0, append("a")), (1, then(turn("b", limit=1), read(limit=2), read())))),
+    Scenario("a part beside all", ((0, turn("a")), (1, read(limit=1)), (1, read()))),
     Scenario("events since a moment", ((0, append("a")), (1, turn("b")), (1, read(after=1))), window=1),
     Scenario(
         "a fill that is not the answer",
@@ -283,6 +287,10 @@ LARGE = (
         ((0, then(read(), delete(), create(), append("a", compare=False))), (1, read(2, limit=2))),
         cold=True,
         window=1,
+    ),
+    Scenario(
+        "parts beside all, 2 writers",
+        ((0, turn("a", limit=1)), (1, then(turn("b", limit=1), read())), (1, read(limit=2))),
     ),
     Scenario(
         "events since a moment, a writer dies",

@@ -53,8 +53,8 @@ def _delta(name: str, user: bool) -> bytes | None:
     return b'{"by":"%s"}' % name.encode() if user else None
 
 
-def _turn(name: str, user: bool, retry: bool, calls: Calls) -> Generator[Any, Any, None]:
-    answer = yield from _reading(Query(), calls)
+def _turn(name: str, query: Query, user: bool, retry: bool, calls: Calls) -> Generator[Any, Any, None]:
+    answer = yield from _reading(query, calls)
     if answer.snapshot is None:
         return
     event = NewEvent(name, "i", 1, b"{}")
@@ -119,9 +119,9 @@ def read(times: int = 1, *, limit: int | None = None, after: int | None = None) 
     return partial(_reads, times, Query(limit, after))
 
 
-def turn(name: str, *, user: bool = False, retry: bool = False) -> Program:
+def turn(name: str, *, limit: int | None = None, user: bool = False, retry: bool = False) -> Program:
     """Reads, then appends to what was read; `retry`: once more if the outcome was not told."""
-    return partial(_turn, name, user, retry)
+    return partial(_turn, name, Query(limit), user, retry)
 
 
 def append(name: str, *, compare: bool = True, user: bool = False) -> Program:

@@ -14,6 +14,7 @@ from tests.protocol.explorer import sql
 from tests.protocol.explorer.mixes import SMALL
 from tests.protocol.explorer.search import Result, explore, mutant
 from tests.protocol.mutations import MUTATIONS, Edit, edit
+from tiered_sessions.cache.memory import Entry
 from tiered_sessions.tier import chores, protocol
 
 LOAD = "    snapshot: Snapshot | None = yield from sql(Load(key, wanted))\n"
@@ -34,7 +35,7 @@ DELETION = "    outcome: DeleteOutcome = yield from _commit(operation, (session,
 DROPPED = "yield from _publish([Drop(session, marked.token, None)], rules)\n"
 TOUCH = "                yield Later(Touch(scope, entry.content.tag, entry.now, entry.stamp))\n"
 LATE_TOUCH = """\
-                again = yield from ask(LookUp(key.scopes, header_only=True))
+                again = yield from ask(LookUp(key.scopes, 0))
                 yield Later(Touch(scope, entry.content.tag, again[0].now, entry.stamp))
 """
 FORGET = """\
@@ -127,6 +128,15 @@ _SWAPS: dict[str, tuple[str, tuple[Change, ...]]] = {
         (("got = yield Wait((lookup,), Timer.CACHE)", "got = yield Wait((lookup,))"),),
     ),
 }
+_ENDS = {
+    "a part is called whole": ("a part is added to", ("complete=False", "complete=self.complete")),
+    "a part knows what came before": (
+        "a part, then what came since",
+        ("complete=False", "complete=False, before=-1"),
+    ),
+    "a part of the oldest events": ("a part, then all", ("events[-newest:]", "events[:newest]")),
+}
+"""Changes of what a lookup shows of an entry."""
 _DRAINING = (ROWS, ROWS + "    yield from sql(ForgetOutbox(tuple(rows)))\n"), (FORGET, "")
 
 _PARTS = {
@@ -197,6 +207,7 @@ TEETH = (
         "a writer cut off",
         lambda: explore(NAMED["a writer cut off"], chores=mutant(chores, (FORGET, ""))),
     ),
+    *(Tooth(name, mix, _part(mix, edit(Entry, "content", *change))) for name, (mix, change) in _ENDS.items()),
     *(
         Tooth(
             "without " + part.name, _PARTS[part.name], _part(_PARTS[part.name], _OWN.get(part.name, part.off))

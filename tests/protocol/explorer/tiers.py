@@ -29,7 +29,7 @@ class Rest(NamedTuple):
 
     seen: tuple[Any, ...]
     keys: tuple[ScopeKey, ...]
-    header_only: bool
+    newest: int | None
 
 
 def _done(work: Coroutine[Any, Any, Any]) -> Any:
