@@ -32,6 +32,8 @@ ROWS = {
     "state": 1,
     "codec": 1,
     "metrics": 1,
+    "driver_parameters": 1,
+    "url_parts": 1,
     "urls": 1,
     "models": 1,
     "likes": 0,
