@@ -1,16 +1,19 @@
 """SessionTier: performs what the protocol yields. The only place that awaits both tiers.
 
 It decides nothing about consistency; it owns deadlines (I7), tokens, background commands and
-cancellation. A write runs in a task of its own: when its caller is cancelled before the statement
-was sent it stops and takes its masks away, after that it completes (R29).
+cancellation. A write runs in its caller's task. When that is cancelled, the rest of the write becomes a
+task of its own: before the statement was sent it stops and takes its masks away, after that it
+completes (R29).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from .. import metrics as counters
@@ -50,6 +53,7 @@ from ..records import (
 )
 from ..shared_events import SharedEvents
 from ..store.base import SessionStore
+from ..uncut import Uncut, uncut
 from . import chores, protocol, steps
 from .breaker import Breaker
 from .calls import CacheCalls, Call
@@ -142,7 +146,8 @@ class SessionTier:
                 cache, self._load, self._tags, config, self._breaker, self._metrics, clock
             )
         self._upkeep = Upkeep(self._drain, self._sweep, config, clock)
-        self._writes: set[asyncio.Task[Any]] = set()
+        self._writes = 0
+        self._written = asyncio.Event()
 
     # --- what callers use --------------------------------------------------------------------
 
@@ -290,8 +295,9 @@ class SessionTier:
                 # A connection that is checked out now would never be closed.
                 if self._preparing is not None:
                     await asyncio.wait((self._preparing,))
-                if self._writes:
-                    await asyncio.wait(self._writes)
+                while self._writes:
+                    self._written.clear()
+                    await self._written.wait()
                 await self.flush()
         except TimeoutError:
             logger.warning("closed before the cache was told of every write; masks will expire")
@@ -314,29 +320,28 @@ class SessionTier:
         if self._closed or not self._prepared:
             await self.prepare()
         call = Call(self._config.cache_budget if budget is None else budget, stoppable=True)
-        task = asyncio.create_task(self._perform(generator, call))
-        self._writes.add(task)
-        task.add_done_callback(self._writes.discard)
+        self._writes += 1
         try:
-            outcome = await asyncio.shield(task)
+            outcome = await self._perform(generator, call)
         except asyncio.CancelledError:
-            # Before its statement was sent it stops; a started commit is completed, then the
-            # cancellation goes on. Statement time-outs bound the wait.
-            call.stop()
-            while not task.done():
-                try:
-                    await asyncio.wait((task,))
-                except asyncio.CancelledError:
-                    continue
-            if not task.cancelled():
-                task.exception()
+            if call.cut is not None:
+                # Before its statement was sent it stops; a started commit is completed, then the
+                # cancellation goes on. Statement time-outs bound the wait.
+                with contextlib.suppress(Exception, asyncio.CancelledError):
+                    await uncut(self._perform(generator, call))
             raise
+        finally:
+            self._writes -= 1
+            if not self._writes:
+                self._written.set()
         assert outcome is not None, "only a cancelled call ends without an outcome"
         return outcome
 
     async def _perform(self, generator: Steps[T], call: Call) -> T:
-        reply: Any = None
+        """Performs the steps of a generator, or what is left of them after the wait in which it was cut."""
+        cut, call.cut = call.cut, None
         try:
+            reply: Any = None if cut is None else await self._wait(cut, call)
             while True:
                 try:
                     step = generator.send(reply)
@@ -346,9 +351,9 @@ class SessionTier:
                     reply = self._knowledge.answer(step.question, call)
                 elif isinstance(step, Wait):
                     if step.timer is None:
-                        reply = await call.wait(step.handles, None, self._patience)
+                        reply = await call.wait(step, None, self._patience)
                     else:
-                        reply = await self._wait(step, step.timer, call)
+                        reply = await self._wait(step, call)
                 elif isinstance(step, steps.Send):
                     reply = self._send(step.command, call)
                 elif isinstance(step, steps.Later):
@@ -357,9 +362,10 @@ class SessionTier:
                 else:
                     reply = await self._board(step, call)
         finally:
-            generator.close()
-            if not call.idle:
-                await call.end()
+            if call.cut is None:
+                generator.close()
+                if not call.idle:
+                    await call.end()
 
     def _send(self, command: steps.Command, call: Call) -> int:
         if isinstance(command, steps.LookUp):
@@ -408,26 +414,35 @@ class SessionTier:
             return Failed(error)
         return None
 
-    async def _commit(self, command: steps.Write, call: Call) -> Any:
+    def _commit(self, command: steps.Write, call: Call) -> Uncut[Any]:
         assert call.writer is not None
         operation, outbox = command
-        outcome: AppendOutcome | CreateOutcome | DeleteOutcome
+        work: Any
         if isinstance(operation, Append):
-            outcome = await call.writer.append(operation, outbox)
+            work = call.writer.append(operation, outbox)
         elif isinstance(operation, Create):
-            outcome = await call.writer.create(operation, outbox)
+            work = call.writer.create(operation, outbox)
         else:
-            outcome = await call.writer.delete(operation.key, outbox, only_expired=operation.only_expired)
-        if outbox and isinstance(outcome, Committed | Snapshot | bool):
-            self._metrics.count(counters.OUTBOX_WRITTEN, len(outbox))
+            work = call.writer.delete(operation.key, outbox, only_expired=operation.only_expired)
+        outcome: Uncut[Any] = work if isinstance(work, Uncut) else uncut(work)
+        if outbox:
+            outcome.add_done_callback(partial(self._recorded, len(outbox)))
         return outcome
 
-    async def _wait(self, wait: Wait, timer: Timer, call: Call) -> Reply | Ended:
+    def _recorded(self, rows: int, outcome: asyncio.Future[Any]) -> None:
+        done = not outcome.cancelled() and outcome.exception() is None
+        if done and isinstance(outcome.result(), Committed | Snapshot | bool):
+            self._metrics.count(counters.OUTBOX_WRITTEN, rows)
+
+    async def _wait(self, wait: Wait, call: Call) -> Reply | Ended:
+        timer = wait.timer
+        if timer is None:
+            return await call.wait(wait, None, self._patience)
         self._calls.hurry()
         limit = _POLL if timer is Timer.POLL else self._breaker.timeout
         began = self._clock()
         allowed = min(limit, call.budget)
-        ended = await call.wait(wait.handles, allowed, self._patience)
+        ended = await call.wait(wait, allowed, self._patience)
         took = self._clock() - began
         call.budget -= took
         if ended is Ended.TIMER:
