@@ -156,13 +156,14 @@ class Call:
         if len(handles) != 1:
             return None
         command = self._commands[handles[0]]
+        assert not isinstance(command, Reply), "there is nothing to wait for"
         if isinstance(command, Uncut):
             return command
         # What a cancelled caller leaves half-way after its statement is waited for again.
-        if isinstance(command, Reply | asyncio.Task) or (self.committed and self._stoppable):
+        if self.committed and self._stoppable:
             return None
         if isinstance(command, asyncio.Future):
-            return None if self._unsent else command
+            return None if self._unsent or isinstance(command, asyncio.Task) else command
         if self._unsent > 1:
             return None
         self._unsent = 0

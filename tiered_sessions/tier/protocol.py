@@ -479,14 +479,7 @@ def _applied(operation: Append, outcome: Committed, marked: Marked, rules: Rules
     at = marked.acknowledged[session]
     expires = None if outcome.expires_in is None else at + outcome.expires_in
     return Apply(
-        session,
-        marked.token,
-        operation.expected,
-        outcome.tag,
-        outcome.events,
-        outcome.state,
-        at,
-        expires,
+        session, marked.token, operation.expected, outcome.tag, outcome.events, outcome.state, at, expires
     )
 
 

@@ -13,7 +13,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 from .. import metrics as counters
@@ -25,7 +24,6 @@ from ..errors import (
     SessionExistsError,
     SessionNotFoundError,
     StaleSessionError,
-    StoreError,
     StoreUnavailableError,
 )
 from ..metrics import Metrics, NullMetrics
@@ -48,12 +46,11 @@ from ..records import (
     SessionKey,
     Snapshot,
     Stale,
-    Tags,
     Unknown,
 )
 from ..shared_events import SharedEvents
 from ..store.base import SessionStore
-from ..uncut import Uncut, uncut
+from ..uncut import uncut
 from . import chores, protocol, steps
 from .breaker import Breaker
 from .calls import CacheCalls, Call
@@ -63,8 +60,9 @@ from .knowledge import Knowledge
 from .namespace import Namespace
 from .patience import HELD_UP, Patience
 from .sampler import Sampler
+from .statements import Statements
 from .steps import Answer, Ended, Reply, Rules, Steps, Swept, Timer, Wait
-from .upkeep import OUTBOX_BATCH, SWEEP_BATCH, Upkeep
+from .upkeep import SWEEP_BATCH, Upkeep
 
 T = TypeVar("T")
 logger = logging.getLogger("tiered_sessions")
@@ -130,7 +128,7 @@ class SessionTier:
             kept = SharedEvents(_undecoded, config.decoded_bytes, shared=False)
         self._knowledge = Knowledge(self._floors, kept, self._breaker, clock, config.mask_age)
         self._flights: Flights[tuple[SessionKey, Query], Answer] = Flights()
-        self._reads = asyncio.Semaphore(config.store_reads)
+        self._statements = Statements(store, self._metrics, config.store_reads)
         self._patience = Patience()
         self._preparing: asyncio.Task[None] | None = None
         self._prepared = False
@@ -143,7 +141,13 @@ class SessionTier:
         # A private cache is checked at every hit anyway.
         if cache is not None and cache.shared and config.sample_rate:
             self._sampler = Sampler(
-                cache, self._load, self._tags, config, self._breaker, self._metrics, clock
+                cache,
+                self._statements.load,
+                self._statements.tags,
+                config,
+                self._breaker,
+                self._metrics,
+                clock,
             )
         self._upkeep = Upkeep(self._drain, self._sweep, config, clock)
         self._writes = 0
@@ -239,7 +243,7 @@ class SessionTier:
         """Lists sessions without their events, always from SQL."""
         await self.prepare()
         began = self._floors.began()
-        async with self._reads:
+        async with self._statements.reads:
             found = await self._store.sessions(app_name, user_id)
         # A later read shows no less than the list did (I6).
         shared: dict[str, Snapshot] = {}
@@ -256,13 +260,13 @@ class SessionTier:
     async def count(self, app_name: str, user_id: str | None) -> int:
         """Counts sessions, always in SQL."""
         await self.prepare()
-        async with self._reads:
+        async with self._statements.reads:
             return await self._store.count(app_name, user_id)
 
     async def user_state(self, app_name: str, user_id: str) -> bytes:
         """Reads one user's state, always from SQL."""
         await self.prepare()
-        async with self._reads:
+        async with self._statements.reads:
             return await self._store.user_state(app_name, user_id)
 
     async def delete_expired(self) -> int:
@@ -373,13 +377,13 @@ class SessionTier:
         if isinstance(command, steps.SqlRead):
             if call.flight is not None and isinstance(command, steps.Load):
                 call.flight.leave_cache()
-            return call.start(self._read(command))
+            return call.start(self._statements.read(command))
         if isinstance(command, steps.Checkout):
             call.committed = False
-            return call.start(self._checkout(command, call))
+            return call.start(self._statements.checkout(command, call))
         if isinstance(command, steps.Write):
             call.committed = True
-            return call.start(self._commit(command, call))
+            return call.start(self._statements.commit(command, call))
         return self._send_to_cache(command, call)
 
     def _send_to_cache(self, command: steps.CacheCommand, call: Call) -> int:
@@ -387,52 +391,6 @@ class SessionTier:
         if refused is not None:
             return call.reply(refused)
         return call.start(self._calls.begin(command), sent=self._clock())
-
-    async def _read(self, command: steps.SqlRead) -> Any:
-        async with self._reads:
-            match command:
-                case steps.Load(key, query):
-                    return await self._store.load(key, query)
-                case steps.LoadOlder(key, before_seq, query):
-                    return await self._store.older(key, before_seq, query)
-                case steps.ReadTags(key):
-                    return await self._store.tags(key)
-                case steps.ReadExpired():
-                    return await self._store.expired(SWEEP_BATCH)
-                case steps.ReadOutbox():
-                    return await self._store.outbox(OUTBOX_BATCH)
-                case steps.ForgetOutbox(rows):
-                    await self._store.outbox_done(rows)
-                    self._metrics.count(counters.OUTBOX_DRAINED, len(rows))
-                    return None
-
-    async def _checkout(self, command: steps.Checkout, call: Call) -> Failed | None:
-        try:
-            if call.writer is None:
-                call.writer = await self._store.writer(grouped=command.grouped)
-        except StoreError as error:
-            return Failed(error)
-        return None
-
-    def _commit(self, command: steps.Write, call: Call) -> Uncut[Any]:
-        assert call.writer is not None
-        operation, outbox = command
-        work: Any
-        if isinstance(operation, Append):
-            work = call.writer.append(operation, outbox)
-        elif isinstance(operation, Create):
-            work = call.writer.create(operation, outbox)
-        else:
-            work = call.writer.delete(operation.key, outbox, only_expired=operation.only_expired)
-        outcome: Uncut[Any] = work if isinstance(work, Uncut) else uncut(work)
-        if outbox:
-            outcome.add_done_callback(partial(self._recorded, len(outbox)))
-        return outcome
-
-    def _recorded(self, rows: int, outcome: asyncio.Future[Any]) -> None:
-        done = not outcome.cancelled() and outcome.exception() is None
-        if done and isinstance(outcome.result(), Committed | Snapshot | bool):
-            self._metrics.count(counters.OUTBOX_WRITTEN, rows)
 
     async def _wait(self, wait: Wait, call: Call) -> Reply | Ended:
         timer = wait.timer
@@ -497,14 +455,6 @@ class SessionTier:
     def _sample(self, key: SessionKey) -> None:
         if self._sampler is not None:
             self._sampler.offer(key)
-
-    async def _load(self, key: SessionKey, query: Query) -> Snapshot | None:
-        async with self._reads:
-            return await self._store.load(key, query)
-
-    async def _tags(self, key: SessionKey) -> Tags:
-        async with self._reads:
-            return await self._store.tags(key)
 
 
 def _undecoded(record: EventRecord) -> Any:
