@@ -30,15 +30,15 @@ class SessionKey(NamedTuple):
 
     @property
     def session(self) -> ScopeKey:
-        return ScopeKey("session", self.app_name, self.user_id, self.session_id)
+        return _scopes(self)[0]
 
     @property
     def user(self) -> ScopeKey:
-        return ScopeKey("user", self.app_name, self.user_id)
+        return _scopes(self)[1]
 
     @property
     def app(self) -> ScopeKey:
-        return ScopeKey("app", self.app_name)
+        return _scopes(self)[2]
 
     @property
     def scopes(self) -> tuple[ScopeKey, ScopeKey, ScopeKey]:
@@ -47,7 +47,8 @@ class SessionKey(NamedTuple):
 
 @lru_cache(4096)
 def _scopes(key: SessionKey) -> tuple[ScopeKey, ScopeKey, ScopeKey]:
-    return (key.session, key.user, key.app)
+    app, user, session = key
+    return (ScopeKey("session", app, user, session), ScopeKey("user", app, user), ScopeKey("app", app))
 
 
 class Tag(NamedTuple):
@@ -206,8 +207,8 @@ class Append:
         More events than one could be stored in part, and a row of a shared scope cannot be changed
         twice by a statement.
         """
-        alone = self.expected is None or not self.expected.adopted or len(self.scopes) > 1
-        return len(self.events) == 1 and not alone
+        shared = self.user_delta is not None or self.app_delta is not None
+        return len(self.events) == 1 and not shared and self.expected is not None and self.expected.adopted
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,15 +65,16 @@ async def share(store: SessionStore, write: Append, outbox: Sequence[ScopeKey] =
 @contextlib.asynccontextmanager
 async def gathering(store: SqlSessionStore) -> AsyncIterator[None]:
     """Every connection is in use; when the block ends one comes free, and all who wait meet in a batch."""
-    holders = [await store.writer(grouped=True) for _ in range(store._dialect.group_connections)]
+    every = groups(store)
+    held, every._free = every._free, 0
     try:
         yield
     finally:
         # The first takes all who wait, so nobody is left for the others.
-        await holders.pop().release()
-        await until(lambda: not groups(store)._waiting)
-        for holder in holders:
-            await holder.release()
+        every._pass_on()
+        await until(lambda: not every._waiting)
+        for _ in range(held - 1):
+            every._pass_on()
 
 
 async def together(store: SqlSessionStore, writes: Sequence[Write]) -> list[AppendOutcome]:

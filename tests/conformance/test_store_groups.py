@@ -303,7 +303,11 @@ async def test_what_was_brought_is_stored_though_the_caller_is_gone(store: SqlSe
         writers = [asyncio.create_task(store.writer(grouped=True)) for _ in range(2)]
         await until(lambda: len(groups(store)._waiting) == 2)
     one, two = [await writer for writer in writers]
-    task = asyncio.create_task(one.append(first))
+
+    async def caller() -> None:
+        await one.append(first)
+
+    task = asyncio.create_task(caller())
     await asyncio.sleep(0)
     task.cancel()
     assert isinstance(await two.append(second), Committed)

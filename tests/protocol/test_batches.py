@@ -67,8 +67,8 @@ def test_whoever_leaves_at_any_moment(faults: dict[tuple[str, int], Fault]) -> N
     ("owner", "function", "old", "new"),
     [
         (Groups, "_pass_on", "self._free += 1", "pass"),
-        (Batch, "append", " or key in self._brought", ""),
-        (Batch, "answer", "if not future.done():", "if False:"),
+        (Batch, "bring", " or key in self._brought", ""),
+        (Batch, "answer", "future.set_result(outcome)", "pass"),
     ],
     ids=["a connection that comes free", "one session twice", "each is answered"],
 )

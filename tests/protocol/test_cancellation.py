@@ -45,6 +45,7 @@ from tiered_sessions.records import (
 from tiered_sessions.tier import protocol
 from tiered_sessions.tier.calls import Call
 from tiered_sessions.tier.tier import SessionTier
+from tiered_sessions.uncut import Uncut
 
 ALL = Query()
 MANY = 500
@@ -298,11 +299,12 @@ async def test_on_postgresql_and_redis(
 @pytest.mark.parametrize(
     ("without", "seen"),
     [
-        (edit(SessionTier, "_write", "await asyncio.shield(task)", "await task"), "a mask is left"),
+        (edit(SessionTier, "_write", "if call.cut is not None:", "if False:"), "a connection"),
+        (edit(Uncut, "cancel", "return False", "return super(type(self), self).cancel()"), "a mask is left"),
         (edit(Call, "end", "await self.writer.release()", "pass"), "a connection is not given back"),
         (edit(protocol, "_mask", "for scope in scopes:\n", "for scope in ():\n"), "a mask is left"),
     ],
-    ids=["the shield of the write", "the release of the connection", "the release of the masks"],
+    ids=["the rest of a write", "the statement's end", "the connection's return", "the masks' release"],
 )
 def test_it_is_red_without(without: Edit, seen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch)

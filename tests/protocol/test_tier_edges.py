@@ -12,7 +12,7 @@ from tests.protocol.doubles import ToyStore, TroubledCache, run, tier
 from tests.protocol.simulation import KEY
 from tests.protocol.test_tier import ALL, BUDGET, append, event, names, timed
 from tiered_sessions import metrics as counters
-from tiered_sessions.cache.base import Miss
+from tiered_sessions.cache.base import Hit, Miss
 from tiered_sessions.cache.redis import RedisSessionCache
 from tiered_sessions.config import TieredConfig
 from tiered_sessions.errors import StoreUnavailableError
@@ -197,6 +197,29 @@ def test_close_lets_a_started_write_end() -> None:
         assert len(asyncio.all_tasks()) == 1
         with pytest.raises(StoreUnavailableError, match="closed"):
             await sessions.get(KEY, ALL)
+
+    run(main())
+
+
+def test_a_write_cancelled_again_and_again_ends_as_it_must() -> None:
+    """R23, R29: behind its statement a stale append takes its mask away, whoever waits for it or not."""
+
+    async def main() -> None:
+        store, cache = ToyStore(), TroubledCache(delay=0.01)
+        sessions = tier(store, cache)
+        await names(sessions)
+        await sessions.flush()
+        writing = asyncio.create_task(sessions.append(Append(KEY, TAG, 1, (event("a"),))))
+        cancelled = 0
+        while not writing.done():
+            await asyncio.sleep(0.001)
+            cancelled += "append" in store.statements and writing.cancel()
+        assert writing.cancelled()
+        assert cancelled > 5, "it has waited for the cache"
+        assert cache.commands[-1] == "drop"
+        assert isinstance((await cache.lookup((KEY.session,)))[0], Hit)
+        assert store.released
+        await sessions.close()
 
     run(main())
 

@@ -21,13 +21,13 @@ from redis.exceptions import ClusterDownError, ConnectionError, MovedError, Redi
 from ..errors import ConfigurationError
 from .line import Line
 from .loan import Loan
-from .queue import AGAIN, FAULTS, Answers, CallQueue, Taker
+from .queue import FAULTS, Answers, Call, CallQueue
 from .resp import Command, Packed
 
 __all__ = [
-    "AGAIN",
     "FAULTS",
     "Answers",
+    "Call",
     "ClusterConnections",
     "Command",
     "Connections",
@@ -54,8 +54,8 @@ class Connections(Protocol):
         """
         ...
 
-    def post(self, name: str, future: asyncio.Future[Any], commands: Packed, taker: Taker) -> bool:
-        """Sends `commands` soon, and what `taker` makes of the replies to `future`.
+    def post(self, name: str, call: Call) -> bool:
+        """Sends a small call soon to the server that holds the key `name`.
 
         False: that needs to be waited for, and nothing was done.
 
@@ -88,9 +88,9 @@ class Server:
         self._small.hurry()
         return self._bulk.fly(commands)
 
-    def post(self, future: asyncio.Future[Any], commands: Packed, taker: Taker) -> None:
-        """Sends small `commands` soon, and what `taker` makes of the replies to `future`."""
-        self._small.post(future, commands, taker)
+    def post(self, call: Call) -> None:
+        """Sends a small call soon."""
+        self._small.post(call)
 
     def hurry(self) -> None:
         """Sends what was posted."""
@@ -124,8 +124,8 @@ class PoolConnections:
     def fly(self, name: str, commands: Packed) -> Awaitable[Answers]:
         return self._server.fly(commands)
 
-    def post(self, name: str, future: asyncio.Future[Any], commands: Packed, taker: Taker) -> bool:
-        self._server.post(future, commands, taker)
+    def post(self, name: str, call: Call) -> bool:
+        self._server.post(call)
         return True
 
     def hurry(self) -> None:
@@ -170,7 +170,7 @@ class ClusterConnections:
             self._refresh()
         return answers
 
-    def post(self, name: str, future: asyncio.Future[Any], commands: Packed, taker: Taker) -> bool:
+    def post(self, name: str, call: Call) -> bool:
         # A slot may have moved, and its new holder be asked.
         return False
 

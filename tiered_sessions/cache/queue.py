@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine
 from threading import get_ident
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from redis.exceptions import ConnectionError, ReadOnlyError, RedisClusterException, RedisError
 
@@ -22,9 +22,6 @@ CALLS = 10_000
 BYTES = 64 * 1024 * 1024
 """Bytes that may wait for one connection."""
 
-AGAIN: Final = object()
-"""What a `Taker` returns that has posted something else for the same future."""
-
 _WHO = pack([("INFO", "server"), ("INFO", "replication")])
 
 
@@ -35,34 +32,24 @@ class Answers(NamedTuple):
     replies: list[Any]
 
 
-Taker = Callable[[Answers | Exception], Any]
-"""Makes the result of a call of its replies, or of the error that there are none. Raises nothing."""
-
 
 class Call:
     """Some commands of one caller, and what has been answered to them.
 
     Attributes:
-        future: What the caller waits for; done already if the caller has left.
-        taker: Makes the future's result; None: the answers are, and errors are raised.
+        future: What the caller waits for; done already if the caller has left. None: nobody waits.
         packet: The commands as they are sent.
         wanted: How many replies they have.
         asked: When the caller asked, on the loop's clock.
         replies: Those that have come.
     """
 
-    __slots__ = ("asked", "future", "packet", "replies", "taker", "wanted")
+    __slots__ = ("asked", "future", "packet", "replies", "wanted")
 
     def __init__(
-        self,
-        future: asyncio.Future[Any] | None,
-        packet: bytes,
-        wanted: int,
-        asked: float,
-        taker: Taker | None = None,
-    ):
+        self, future: asyncio.Future[Any] | None, packet: bytes, wanted: int = 1, asked: float = 0.0
+    ) -> None:
         self.future = future
-        self.taker = taker
         self.packet = packet
         self.wanted = wanted
         self.asked = asked
@@ -73,20 +60,15 @@ class Call:
         """Whether nobody waits any more."""
         return self.future is not None and self.future.done()
 
-    def answer(self, answers: Answers) -> None:
-        """Gives the caller, if there still is one, what was answered."""
+    def answer(self, stamp: str) -> None:
+        """Gives the caller, if there still is one, what was answered, and by whom."""
         if self.future is not None and not self.future.done():
-            result = answers if self.taker is None else self.taker(answers)
-            if result is not AGAIN:
-                self.future.set_result(result)
+            self.future.set_result(Answers(stamp, self.replies))
 
     def fail(self, error: Exception) -> None:
         """Tells the caller, if there still is one, that nobody knows what became of it."""
         if self.future is not None and not self.future.done():
-            if self.taker is None:
-                self.future.set_exception(error)
-            else:
-                self.future.set_result(self.taker(error))
+            self.future.set_exception(error)
 
 
 class CallQueue(ABC):
@@ -129,22 +111,22 @@ class CallQueue(ABC):
                 waits already.
             RuntimeError: This belongs to another event loop.
         """
-        future: asyncio.Future[Answers] = self._running_loop().create_future()
-        self._add_call(future, commands)
+        loop = self._running_loop()
+        future: asyncio.Future[Answers] = loop.create_future()
+        self._add_call(loop, Call(future, commands.packet, len(commands)))
         self._wake()
         return future
 
-    def post(self, future: asyncio.Future[Any], commands: Packed, taker: Taker) -> None:
-        """Sends `commands` soon, and what `taker` makes of the replies to `future`.
+    def post(self, call: Call) -> None:
+        """Sends a call soon.
 
-        They leave with what is sent next, at the latest when `hurry()` is called or after a moment.
+        It leaves with what is sent next, at the latest when `hurry()` is called or after a moment.
 
         Raises:
             RedisError: Too much waits already; nothing was sent.
             RuntimeError: This belongs to another event loop.
         """
-        self._running_loop()
-        self._add_call(future, commands, taker)
+        self._add_call(self._running_loop(), call)
         self._linger()
 
     def hurry(self) -> None:
@@ -159,13 +141,13 @@ class CallQueue(ABC):
             loop = self._check_loop()
         return loop
 
-    def _add_call(self, future: asyncio.Future[Any], commands: Packed, taker: Taker | None = None) -> None:
-        loop, packet = future.get_loop(), commands.packet
-        if len(self._waiting) + len(self._sent) >= CALLS or self._bytes + len(packet) > BYTES:
+    def _add_call(self, loop: asyncio.AbstractEventLoop, call: Call) -> None:
+        size = len(call.packet)
+        if len(self._waiting) + len(self._sent) >= CALLS or self._bytes + size > BYTES:
             raise ConnectionError("too many commands wait for the server")
-        call = Call(future, packet, len(commands), loop.time(), taker)
+        call.asked = loop.time()
         self._waiting.append(call)
-        self._bytes += len(packet)
+        self._bytes += size
         if self._timer is None:
             self._timer = loop.call_at(call.asked + self._timeout, self._watch)
 
@@ -263,7 +245,7 @@ class CallQueue(ABC):
             if call.future is None:
                 self._stamp = _stamp(*replies)
             else:
-                call.answer(Answers(self._stamp, replies))
+                call.answer(self._stamp)
         if error and isinstance(reply, ReadOnlyError):
             self._demoted()
 

@@ -23,14 +23,16 @@ from .base import (
     Lookup,
     Unavailable,
 )
-from .connections import AGAIN, FAULTS, Answers, Connections, adopt
+from .connections import FAULTS, Answers, Call, Connections, adopt
 from .reads import Reads, reads
-from .resp import Packed
+from .resp import Packed, pack
 from .scripts import script
 from .urls import connect
 
 Words = tuple[Any, ...]
 """A key and the arguments of a script for it."""
+
+_NO_TAG = ("",) * 4
 
 _entry_key = lru_cache(8192)(keys.entry_key)
 
@@ -196,8 +198,8 @@ class RedisSessionCache:
         return (
             key,
             token,
-            *fields.tag(old),
-            *fields.tag(new),
+            *(_NO_TAG if old is None else old),
+            *new,
             int(state is not None),
             state or b"",
             validated_at,
@@ -236,18 +238,10 @@ class RedisSessionCache:
         self, name: str, arguments: Sequence[Any], taker: Callable[[Any], Any]
     ) -> asyncio.Future[Any] | None:
         """Calls one of the methods that make a write, `name`, without awaiting it; see `Posting`."""
-        make = _POSTED[name][0]
-        scope, *words = make(self, *arguments)
-        key = self._name(scope)
+        scope, *words = _POSTED[name][0](self, *arguments)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        command = ("EVALSHA", script(name).sha, 1, key, *words)
-        taking = _Taking(self._connections, name, command, future, taker)
-        try:
-            posted = self._connections.post(key, future, Packed((command,)), taking)
-        except FAULTS as error:
-            future.set_result(taker(Unavailable(_reason(error))))
-            return future
-        return future if posted else None
+        call = _Posted(self._connections, name, (self._name(scope), *words), future, taker)
+        return future if call.post() else None
 
     def hurry(self) -> None:
         """Sends what was posted."""
@@ -282,48 +276,62 @@ class RedisSessionCache:
             return Unavailable(_reason(error))
 
 
-class _Taking:
-    """Takes the reply to one posted script. It is posted again if the server did not know the script."""
+class _Posted(Call):
+    """A script of which `taker` makes the future's result. It is sent again if the server did not know it."""
 
-    __slots__ = ("_command", "_connections", "_future", "_known", "_name", "_taker")
+    __slots__ = ("_arguments", "_connections", "_known", "_name", "_taker")
 
     def __init__(
         self,
         connections: Connections,
         name: str,
-        command: Words,
+        arguments: Words,
         future: asyncio.Future[Any],
         taker: Callable[[Any], Any],
     ) -> None:
+        super().__init__(future, pack((("EVALSHA", script(name).sha, 1, *arguments),)))
         self._connections = connections
         self._name = name
-        self._command = command
-        self._future = future
+        self._arguments = arguments
         self._taker = taker
         self._known = True
 
-    def __call__(self, answers: Answers | Exception) -> Any:
-        if not isinstance(answers, Answers):
-            return self._taker(Unavailable(_reason(answers)))
-        reply = answers.replies[0]
-        if isinstance(reply, ResponseError):
-            if self._known and isinstance(reply, NoScriptError):
-                return self._again()
-            return self._taker(Unavailable(_reason(reply)))
+    def post(self) -> bool:
+        """Posts it; false: nothing was done."""
         try:
-            result = _POSTED[self._name][1](reply)
-        except (ValueError, TypeError, KeyError, AttributeError):
-            result = Unavailable("the reply is not one of the script's")
-        return self._taker(result)
-
-    def _again(self) -> Any:
-        self._known = False
-        command = ("EVAL", script(self._name).text, *self._command[2:])
-        try:
-            self._connections.post(command[3], self._future, Packed((command,)), self)
+            return self._connections.post(self._arguments[0], self)
         except FAULTS as error:
-            return self._taker(Unavailable(_reason(error)))
-        return AGAIN
+            self.fail(error)
+            return True
+
+    def answer(self, stamp: str) -> None:
+        reply = self.replies[0]
+        result: Any
+        if not isinstance(reply, ResponseError):
+            try:
+                result = _POSTED[self._name][1](reply)
+            except (ValueError, TypeError, KeyError, AttributeError):
+                result = Unavailable("the reply is not one of the script's")
+        elif self._known and isinstance(reply, NoScriptError):
+            self._again()
+            return
+        else:
+            result = Unavailable(_reason(reply))
+        self._take(result)
+
+    def fail(self, error: Exception) -> None:
+        self._take(Unavailable(_reason(error)))
+
+    def _take(self, result: Any) -> None:
+        if self.future is not None and not self.future.done():
+            self.future.set_result(self._taker(result))
+
+    def _again(self) -> None:
+        self._known = False
+        self.packet = pack((("EVAL", script(self._name).text, 1, *self._arguments),))
+        self.replies = []
+        if not self.left:
+            self.post()
 
 
 _POSTED: dict[str, tuple[Callable[..., Words], Callable[[Any], Any]]] = {

@@ -6,7 +6,7 @@ awaits each element, and takes five times as long for the reply to one lookup.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any, Final, Protocol
 
@@ -21,7 +21,7 @@ except ImportError:
 if not hasattr(hiredis, "PushNotification"):  # before 3.2 it did not tell them from replies
     hiredis = None
 
-Command = Sequence[str | bytes | int]
+Command = tuple[str | bytes | int, ...]
 
 _LENGTHS: Final = [b"\r\n$%d\r\n" % length for length in range(1024)]
 
@@ -54,7 +54,8 @@ def pack(commands: Iterable[Command]) -> bytes:
     return b"".join(map(_packed, commands))
 
 
-def _packed(command: Command) -> bytes:
+def pack_in_python(command: Command) -> bytes:
+    """Does for one command what hiredis does."""
     pieces = [b"*%d" % len(command)]
     for word in command:
         if not isinstance(word, bytes):
@@ -64,6 +65,9 @@ def _packed(command: Command) -> bytes:
         pieces.append(word)
     pieces.append(b"\r\n")
     return b"".join(pieces)
+
+
+_packed: Final[Callable[[Command], bytes]] = pack_in_python if hiredis is None else hiredis.pack_command
 
 
 class Packed(list[Command]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 from ..records import (
@@ -28,8 +28,11 @@ class StoreWriter(Protocol):
     errors. `outbox` names the scopes whose invalidation is recorded in the same transaction.
     """
 
-    async def append(self, append: Append, outbox: Sequence[ScopeKey] = ()) -> AppendOutcome:
-        """Stores `append` if the session's tag is `append.expected` (consistency.md 5.2)."""
+    def append(self, append: Append, outbox: Sequence[ScopeKey] = ()) -> Awaitable[AppendOutcome]:
+        """Stores `append` if the session's tag is `append.expected` (consistency.md 5.2).
+
+        What it returns is a coroutine, or an `Uncut` of a statement that somebody else performs.
+        """
         ...
 
     async def create(self, create: Create, outbox: Sequence[ScopeKey] = ()) -> CreateOutcome:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import copy
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,6 +19,7 @@ from ..records import (
     ScopeKey,
     SessionKey,
 )
+from ..uncut import Uncut
 from .base import StoreWriter
 
 T = TypeVar("T")
@@ -53,9 +53,10 @@ class GroupWriter(StoreWriter, Protocol):
 
 
 class Groups:
-    """Hands out connections for appends: one to whoever is alone, else seats in a batch.
+    """Hands out seats in batches, each of which has one connection and sends one statement.
 
-    Nobody waits for company: a batch is made of those who had to wait for a connection anyway.
+    Nobody waits for company: a batch is made of those who had to wait for a connection anyway, and as
+    a rule of one caller alone.
 
     Args:
         checkout: Checks out a connection. Raises `StoreError`.
@@ -82,32 +83,33 @@ class Groups:
         self._connections = self._free = connections
         self._coming = 0
 
-    async def writer(self) -> StoreWriter:
-        """Returns a connection, or a seat in a batch that has just been sealed."""
+    async def writer(self) -> Seat:
+        """Returns a seat in a batch that has just been sealed."""
         seat = Seat(self)
         self._waiting.append(seat)
         if self._free:
             self._free -= 1
             self._start()
         try:
-            return await seat.called
+            await seat.called
         except BaseException:
-            await self._leave(seat)
+            # Cancelled, before or after it was called.
+            if seat in self._waiting:
+                self._waiting.remove(seat)
+            seat.leave()
             raise
+        return seat
 
-    async def _leave(self, seat: Seat) -> None:
-        """Does without a caller that was cancelled, before or after it was called."""
-        if seat in self._waiting:
-            self._waiting.remove(seat)
-        elif seat.called.done() and not seat.called.cancelled() and seat.called.exception() is None:
-            await seat.called.result().release()
-        else:
-            await seat.release()
+    def again(self, seat: Seat, grouped: Grouped, outcome: Uncut[AppendOutcome]) -> None:
+        """Stores alone what could not be stored together."""
+        self._hold(asyncio.create_task(outcome.follow(seat.alone(grouped))))
 
     def _start(self) -> None:
         # Whoever asks in the same turn of the loop is in time for this batch.
         self._coming += 1
-        task = asyncio.create_task(self._serve())
+        self._hold(asyncio.create_task(self._serve()))
+
+    def _hold(self, task: asyncio.Task[None]) -> None:
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
@@ -119,7 +121,7 @@ class Groups:
             self._free += 1
 
     async def _serve(self) -> None:
-        """Gives one connection to who is alone, or stores one batch by it."""
+        """Stores one batch by one connection."""
         try:
             writer = await self._checkout()
         except BaseException as error:
@@ -137,9 +139,6 @@ class Groups:
         share = min(LARGEST, -(-len(self._waiting) // self._coming))
         self._coming -= 1
         seats = [self._waiting.popleft() for _ in range(share)]
-        if len(seats) == 1 and not seats[0].called.done():
-            seats[0].called.set_result(writer)
-            return
         try:
             if seats:
                 await self._store(Batch(seats), writer)
@@ -150,9 +149,7 @@ class Groups:
         """Stores what the seats bring: as a rule at once, else in rounds as they come."""
         waits = WAITS
         while waits and not batch.over:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(GRACE):
-                    await batch.complete.wait()
+            await batch.gather(GRACE)
             writes = batch.take()
             try:
                 if writes:
@@ -173,16 +170,22 @@ class Groups:
         return await writer.append_group(writes)
 
 
+class _Brought(NamedTuple):
+    seat: Seat
+    write: Grouped
+    outcome: Uncut[AppendOutcome]
+
+
 class Batch:
     """Seats that were called together, and the appends they have brought."""
 
     def __init__(self, seats: Sequence[Seat]) -> None:
         self.sealed_at = asyncio.get_running_loop().time()
-        self.complete = asyncio.Event()
+        self._gathering: asyncio.Future[None] | None = None
         self._missing = set(seats)
         self._closed = False
-        self._brought: dict[SessionKey, tuple[Grouped, asyncio.Future[AppendOutcome | None]]] = {}
-        self._under_way: list[asyncio.Future[AppendOutcome | None]] = []
+        self._brought: dict[SessionKey, _Brought] = {}
+        self._under_way: list[_Brought] = []
         for seat in seats:
             seat.call(self)
 
@@ -191,46 +194,64 @@ class Batch:
         """Whether everybody has come or left, and nothing is left to be done."""
         return not self._missing and not self._brought
 
-    async def append(self, seat: Seat, write: Grouped) -> AppendOutcome | None:
-        """Brings the append of a seat, and returns what became of it; None: try it alone."""
+    async def gather(self, limit: float) -> None:
+        """Waits until everybody has come or left, at most `limit` seconds."""
+        if not self._missing:
+            return
+        loop = asyncio.get_running_loop()
+        self._gathering = loop.create_future()
+        timer = loop.call_later(limit, self._gathered)
+        try:
+            await self._gathering
+        finally:
+            timer.cancel()
+
+    def bring(self, seat: Seat, write: Grouped) -> Uncut[AppendOutcome] | None:
+        """Brings the append of a seat; returns what will become of it, None if it must go alone."""
         key = write.append.key
         # Of two changes of one row UPDATE .. FROM makes one, and says nothing of the other.
         if self._closed or key in self._brought:
             return None
-        outcome: asyncio.Future[AppendOutcome | None] = asyncio.get_running_loop().create_future()
-        self._brought[key] = (write, outcome)
+        outcome: Uncut[AppendOutcome] = Uncut(loop=seat.called.get_loop())
+        self._brought[key] = _Brought(seat, write, outcome)
         self.leave(seat)
-        return await outcome
+        return outcome
 
     def leave(self, seat: Seat) -> None:
         """Waits for this seat no longer."""
         self._missing.discard(seat)
         if not self._missing:
-            self.complete.set()
+            self._gathered()
+
+    def _gathered(self) -> None:
+        if self._gathering is not None and not self._gathering.done():
+            self._gathering.set_result(None)
 
     def take(self) -> list[Grouped]:
         """Returns what was brought since the last time."""
-        taken, self._brought = self._brought, {}
-        self._under_way = [future for _, future in taken.values()]
-        return [write for write, _ in taken.values()]
+        self._under_way, self._brought = list(self._brought.values()), {}
+        return [write for _, write, _ in self._under_way]
 
     def close(self) -> None:
         """Ends the batch: whoever comes now goes alone."""
         self._closed = True
 
     def answer(self, outcomes: Sequence[AppendOutcome | None]) -> None:
-        """Tells each of those taken its own outcome."""
-        for future, outcome in zip(self._under_way, outcomes, strict=True):
-            if not future.done():
+        """Tells each of those taken its own outcome; has tried alone what was not stored."""
+        for (seat, write, future), outcome in zip(self._under_way, outcomes, strict=True):
+            if outcome is None:
+                seat.again(write, future)
+            else:
                 future.set_result(outcome)
+        self._under_way = []
 
     def fail(self, error: BaseException) -> None:
         """Ends the batch after an error that is nobody's outcome."""
         self._closed = True
-        for future in (*self._under_way, *(future for _, future in self._brought.values())):
+        for _, _, future in (*self._under_way, *self._brought.values()):
             if isinstance(error, asyncio.CancelledError):
-                future.cancel()
-            elif not future.done():
+                future.lose()
+            else:
                 future.set_exception(error)
 
 
@@ -241,15 +262,17 @@ class Seat:
     """
 
     def __init__(self, groups: Groups) -> None:
-        self.called: asyncio.Future[StoreWriter] = asyncio.get_running_loop().create_future()
+        self.called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._groups = groups
         self._batch: Batch | None = None
 
     def call(self, batch: Batch) -> None:
         """Lets the caller go on."""
         self._batch = batch
-        if not self.called.done():
-            self.called.set_result(self)
+        if self.called.done():
+            batch.leave(self)
+        else:
+            self.called.set_result(None)
 
     def refuse(self, error: BaseException) -> None:
         """Tells the caller why there is no connection."""
@@ -261,14 +284,20 @@ class Seat:
             own.__cause__ = error
             self.called.set_exception(own)
 
-    async def append(self, append: Append, outbox: Sequence[ScopeKey] = ()) -> AppendOutcome:
+    def append(self, append: Append, outbox: Sequence[ScopeKey] = ()) -> Awaitable[AppendOutcome]:
         """Stores `append` in the batch if it can, else alone."""
         assert self._batch is not None
-        if self._groups.fits(append):
-            outcome = await self._batch.append(self, Grouped(append, outbox))
-            if outcome is not None:
-                return outcome
-        return await self._alone(lambda writer: writer.append(append, outbox))
+        write = Grouped(append, outbox)
+        outcome = self._batch.bring(self, write) if self._groups.fits(append) else None
+        return self.alone(write) if outcome is None else outcome
+
+    def again(self, write: Grouped, outcome: Uncut[AppendOutcome]) -> None:
+        """Stores alone, in the background, what was brought and could not be stored together."""
+        self._groups.again(self, write, outcome)
+
+    async def alone(self, write: Grouped) -> AppendOutcome:
+        """Stores an append by a connection of its own."""
+        return await self._alone(lambda writer: writer.append(*write))
 
     async def create(self, create: Create, outbox: Sequence[ScopeKey] = ()) -> CreateOutcome:
         """Inserts a session, alone."""
@@ -282,6 +311,10 @@ class Seat:
 
     async def release(self) -> None:
         """Leaves the batch, unless an append was brought. Safe to repeat."""
+        self.leave()
+
+    def leave(self) -> None:
+        """Does without a place in the batch."""
         if self._batch is not None:
             self._batch.leave(self)
 

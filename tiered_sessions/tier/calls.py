@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from enum import Enum
@@ -24,6 +25,7 @@ from ..cache.base import (
 from ..metrics import Metrics
 from ..records import ScopeKey
 from ..store.base import StoreWriter
+from ..uncut import Uncut
 from .breaker import LONGEST, Breaker
 from .flights import Flight
 from .patience import Patience, first_of
@@ -42,6 +44,7 @@ from .steps import (
     Reply,
     ScopedCommand,
     Touch,
+    Wait,
 )
 
 logger = logging.getLogger("tiered_sessions")
@@ -74,6 +77,10 @@ class Call:
 
     A coroutine that was started and is waited for at once, alone, is awaited in place; any other
     becomes a task at the first wait. Nothing can come between, so both are "sent" at once.
+
+    Attributes:
+        cut: The wait in which the caller of a write was cancelled. It is to be waited again, where
+            nobody can cancel it: before the statement was sent it then answers `Ended.CANCELLED`.
     """
 
     def __init__(
@@ -83,119 +90,124 @@ class Call:
         self.flight = flight
         self.writer: StoreWriter | None = None
         self.committed = False
-        self._handles = 0
-        self._started: dict[int, Coroutine[Any, Any, Any]] = {}
-        self._posted: dict[int, asyncio.Future[Any]] = {}
-        self._tasks: dict[int, asyncio.Task[Any]] = {}
-        self._replies: dict[int, Any] = {}
-        self._sent: dict[int, float] = {}
+        self.cut: Wait | None = None
+        # By handle; of a command that was not worth sending its reply.
+        self._commands: dict[int, Coroutine[Any, Any, Any] | asyncio.Future[Any] | Reply] = {}
+        # How many of them are coroutines.
+        self._unsent = 0
+        # By handle, the first of which is 0.
+        self._sent: list[float] = []
         self._stoppable = stoppable
         self._stopped = False
-        self._waiting: asyncio.Task[Any] | None = None
 
     def start(
-        self, command: Coroutine[Any, Any, Any] | asyncio.Future[Any], sent: float | None = None
+        self, command: Coroutine[Any, Any, Any] | asyncio.Future[Any], sent: float = math.inf
     ) -> int:
         """Starts a command, or takes one that is under way; returns its handle."""
-        self._handles += 1
-        if isinstance(command, asyncio.Future):
-            self._posted[self._handles] = command
-        else:
-            self._started[self._handles] = command
-        if sent is not None:
-            self._sent[self._handles] = sent
-        return self._handles
+        handle = len(self._sent)
+        self._sent.append(sent)
+        self._commands[handle] = command
+        if not isinstance(command, asyncio.Future):
+            self._unsent += 1
+        return handle
 
     def reply(self, value: Any) -> int:
         """Returns the handle of a command whose reply is known without sending it."""
-        self._handles += 1
-        self._replies[self._handles] = value
-        return self._handles
+        handle = len(self._sent)
+        self._sent.append(math.inf)
+        self._commands[handle] = Reply(handle, value)
+        return handle
 
     def age(self, handles: Iterable[int], now: float) -> float:
         """Returns how long ago the first of `handles` was sent, in seconds."""
-        return max((now - self._sent[h] for h in handles if h in self._sent), default=0.0)
+        return now - min([self._sent[handle] for handle in handles], default=now)
 
-    def stop(self) -> None:
-        """Asks the call to end at its next wait, unless its statement was sent."""
-        if self._stoppable and not self._stopped:
-            self._stopped = True
-            if self._waiting is not None:
-                self._waiting.cancel()
-
-    async def wait(self, handles: tuple[int, ...], limit: float | None, patience: Patience) -> Reply | Ended:
-        """Returns the first reply among `handles`, or why there is none within `limit` seconds."""
+    async def wait(self, step: Wait, limit: float | None, patience: Patience) -> Reply | Ended:
+        """Returns the first reply among the step's handles, or why there is none within `limit` seconds."""
         if self._stopped and not self.committed:
             return Ended.CANCELLED
-        if self._replies:
-            for handle in handles:
-                if handle in self._replies:
-                    return Reply(handle, self._replies.pop(handle))
+        handles, commands = step.handles, self._commands
+        for handle in handles:
+            if type(known := commands[handle]) is Reply:
+                del commands[handle]
+                return known
         if limit is not None and limit <= 0:
             return Ended.TIMER
-        task = None
-        if self._stoppable and not self.committed:
-            task = self._waiting = asyncio.current_task()
         alone = self._alone(handles)
         # All in one coroutine: each more that is entered shows in a write's time.
         try:
             if alone is None:
-                return await self._wait_for_tasks(handles, limit)
-            return Reply(handles[0], await (alone if limit is None else patience.within(alone, limit)))
+                return await self._first(handles, limit)
+            reply = await (alone if limit is None else patience.within(alone, limit))
+            del commands[handles[0]]
+            return Reply(handles[0], reply)
         except TimeoutError:
             if limit is None or alone is None:
                 raise
             return Ended.TIMER
         except asyncio.CancelledError:
-            # `stop` did it, unless this task was cancelled as well.
-            if task is not None and self._stopped and not task.uncancel():
-                return Ended.CANCELLED
+            if self._stoppable and not self._stopped:
+                self._stopped = True
+                self.cut = step
             raise
-        finally:
-            self._waiting = None
 
-    def _alone(self, handles: tuple[int, ...]) -> Coroutine[Any, Any, Any] | asyncio.Future[Any] | None:
-        """Takes out the one command that is waited for, if nothing else was started; else None."""
+    def _alone(self, handles: tuple[int, ...]) -> Awaitable[Any] | None:
+        """Returns the one command that is waited for, if it may be awaited in place; else None."""
         if len(handles) != 1:
             return None
-        if not self._started:
-            return self._posted.pop(handles[0], None)
-        return self._started.pop(handles[0], None) if len(self._started) == 1 else None
+        command = self._commands[handles[0]]
+        assert not isinstance(command, Reply), "there is nothing to wait for"
+        if isinstance(command, Uncut):
+            return command
+        # What a cancelled caller leaves half-way after its statement is waited for again.
+        if self.committed and self._stoppable:
+            return None
+        if isinstance(command, asyncio.Future):
+            return None if self._unsent or isinstance(command, asyncio.Task) else command
+        if self._unsent > 1:
+            return None
+        self._unsent = 0
+        return command
 
-    async def _wait_for_tasks(self, handles: tuple[int, ...], limit: float | None) -> Reply | Ended:
-        for handle, command in self._started.items():
-            self._tasks[handle] = asyncio.create_task(command)
-        self._started.clear()
+    async def _first(self, handles: tuple[int, ...], limit: float | None) -> Reply | Ended:
+        if self._unsent:
+            self._unsent = 0
+            for handle, command in self._commands.items():
+                if not isinstance(command, asyncio.Future | Reply):
+                    self._commands[handle] = asyncio.create_task(command)
         if not handles:
             assert limit is not None
             await asyncio.sleep(limit)
             return Ended.TIMER
-        futures = [self._posted.get(handle) or self._tasks[handle] for handle in handles]
+        futures: list[Any] = [self._commands[handle] for handle in handles]
         done = await first_of(futures, limit)
         for handle, future in zip(handles, futures, strict=True):
             if future in done:
-                (self._posted if handle in self._posted else self._tasks).pop(handle)
+                del self._commands[handle]
                 return Reply(handle, future.result())
         return Ended.TIMER
 
     @property
     def idle(self) -> bool:
         """Whether there is nothing to end."""
-        return not self._started and not self._posted and not self._tasks and self.writer is None
+        return not self._commands and self.writer is None
 
     async def end(self) -> None:
         """Ends what is still under way (late replies are of no use) and returns the connection."""
-        for command in self._started.values():
-            command.close()
-        for posted in self._posted.values():
-            posted.cancel()
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.gather(*tasks, return_exceptions=True)
-        if self.writer is not None:
-            await self.writer.release()
+        tasks = []
+        for command in self._commands.values():
+            if isinstance(command, asyncio.Future):
+                command.cancel()
+                if isinstance(command, asyncio.Task):
+                    tasks.append(command)
+            elif not isinstance(command, Reply):
+                command.close()
+        try:
+            if tasks:
+                await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            if self.writer is not None:
+                await self.writer.release()
 
 
 class CacheCalls:

@@ -87,6 +87,8 @@ from .steps import (
 
 _BEGAN = Local(Began())
 _PROBED = Local(Probed())
+_TOKEN = Local(Token())
+_CHECKOUTS = {grouped: Send(Checkout(grouped)) for grouped in (False, True)}
 
 # --- small parts -------------------------------------------------------------------------------
 
@@ -343,7 +345,7 @@ def _mask(
     scopes: tuple[ScopeKey, ...], rules: Rules, *, grouped: bool = False
 ) -> Steps[Marked | Failed | None]:
     """Step 1: a connection, then the masks. None: cancelled, and nothing is left behind."""
-    checkout = yield Send(Checkout(grouped))
+    checkout = yield _CHECKOUTS[grouped]
     got = yield Wait((checkout,))
     if got is Ended.CANCELLED:
         return None
@@ -351,7 +353,7 @@ def _mask(
         return got.value
     for _ in range(3):
         # A token of its own for each attempt: an earlier one may still be on its way (R6).
-        token = yield Local(Token())
+        token = yield _TOKEN
         asked: dict[int, ScopeKey] = {}
         for scope in scopes if rules.cached else ():
             asked[(yield Send(Intent(scope, token)))] = scope
@@ -475,14 +477,7 @@ def _applied(operation: Append, outcome: Committed, marked: Marked, rules: Rules
     at = marked.acknowledged[session]
     expires = None if outcome.expires_in is None else at + outcome.expires_in
     return Apply(
-        session,
-        marked.token,
-        operation.expected,
-        outcome.tag,
-        outcome.events,
-        outcome.state,
-        at,
-        expires,
+        session, marked.token, operation.expected, outcome.tag, outcome.events, outcome.state, at, expires
     )
 
 

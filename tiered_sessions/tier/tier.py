@@ -1,13 +1,15 @@
 """SessionTier: performs what the protocol yields. The only place that awaits both tiers.
 
 It decides nothing about consistency; it owns deadlines (I7), tokens, background commands and
-cancellation. A write runs in a task of its own: when its caller is cancelled before the statement
-was sent it stops and takes its masks away, after that it completes (R29).
+cancellation. A write runs in its caller's task. When that is cancelled, the rest of the write becomes a
+task of its own: before the statement was sent it stops and takes its masks away, after that it
+completes (R29).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +24,6 @@ from ..errors import (
     SessionExistsError,
     SessionNotFoundError,
     StaleSessionError,
-    StoreError,
     StoreUnavailableError,
 )
 from ..metrics import Metrics, NullMetrics
@@ -45,11 +46,11 @@ from ..records import (
     SessionKey,
     Snapshot,
     Stale,
-    Tags,
     Unknown,
 )
 from ..shared_events import SharedEvents
 from ..store.base import SessionStore
+from ..uncut import uncut
 from . import chores, protocol, steps
 from .breaker import Breaker
 from .calls import CacheCalls, Call
@@ -59,8 +60,9 @@ from .knowledge import Knowledge
 from .namespace import Namespace
 from .patience import HELD_UP, Patience
 from .sampler import Sampler
+from .statements import Statements
 from .steps import Answer, Ended, Reply, Rules, Steps, Swept, Timer, Wait
-from .upkeep import OUTBOX_BATCH, SWEEP_BATCH, Upkeep
+from .upkeep import SWEEP_BATCH, Upkeep
 
 T = TypeVar("T")
 logger = logging.getLogger("tiered_sessions")
@@ -126,7 +128,7 @@ class SessionTier:
             kept = SharedEvents(_undecoded, config.decoded_bytes, shared=False)
         self._knowledge = Knowledge(self._floors, kept, self._breaker, clock, config.mask_age)
         self._flights: Flights[tuple[SessionKey, Query], Answer] = Flights()
-        self._reads = asyncio.Semaphore(config.store_reads)
+        self._statements = Statements(store, self._metrics, config.store_reads)
         self._patience = Patience()
         self._preparing: asyncio.Task[None] | None = None
         self._prepared = False
@@ -139,10 +141,17 @@ class SessionTier:
         # A private cache is checked at every hit anyway.
         if cache is not None and cache.shared and config.sample_rate:
             self._sampler = Sampler(
-                cache, self._load, self._tags, config, self._breaker, self._metrics, clock
+                cache,
+                self._statements.load,
+                self._statements.tags,
+                config,
+                self._breaker,
+                self._metrics,
+                clock,
             )
         self._upkeep = Upkeep(self._drain, self._sweep, config, clock)
-        self._writes: set[asyncio.Task[Any]] = set()
+        self._writes = 0
+        self._written = asyncio.Event()
 
     # --- what callers use --------------------------------------------------------------------
 
@@ -234,7 +243,7 @@ class SessionTier:
         """Lists sessions without their events, always from SQL."""
         await self.prepare()
         began = self._floors.began()
-        async with self._reads:
+        async with self._statements.reads:
             found = await self._store.sessions(app_name, user_id)
         # A later read shows no less than the list did (I6).
         shared: dict[str, Snapshot] = {}
@@ -251,13 +260,13 @@ class SessionTier:
     async def count(self, app_name: str, user_id: str | None) -> int:
         """Counts sessions, always in SQL."""
         await self.prepare()
-        async with self._reads:
+        async with self._statements.reads:
             return await self._store.count(app_name, user_id)
 
     async def user_state(self, app_name: str, user_id: str) -> bytes:
         """Reads one user's state, always from SQL."""
         await self.prepare()
-        async with self._reads:
+        async with self._statements.reads:
             return await self._store.user_state(app_name, user_id)
 
     async def delete_expired(self) -> int:
@@ -290,8 +299,9 @@ class SessionTier:
                 # A connection that is checked out now would never be closed.
                 if self._preparing is not None:
                     await asyncio.wait((self._preparing,))
-                if self._writes:
-                    await asyncio.wait(self._writes)
+                while self._writes:
+                    self._written.clear()
+                    await self._written.wait()
                 await self.flush()
         except TimeoutError:
             logger.warning("closed before the cache was told of every write; masks will expire")
@@ -314,29 +324,28 @@ class SessionTier:
         if self._closed or not self._prepared:
             await self.prepare()
         call = Call(self._config.cache_budget if budget is None else budget, stoppable=True)
-        task = asyncio.create_task(self._perform(generator, call))
-        self._writes.add(task)
-        task.add_done_callback(self._writes.discard)
+        self._writes += 1
         try:
-            outcome = await asyncio.shield(task)
+            outcome = await self._perform(generator, call)
         except asyncio.CancelledError:
-            # Before its statement was sent it stops; a started commit is completed, then the
-            # cancellation goes on. Statement time-outs bound the wait.
-            call.stop()
-            while not task.done():
-                try:
-                    await asyncio.wait((task,))
-                except asyncio.CancelledError:
-                    continue
-            if not task.cancelled():
-                task.exception()
+            if call.cut is not None:
+                # Before its statement was sent it stops; a started commit is completed, then the
+                # cancellation goes on. Statement time-outs bound the wait.
+                with contextlib.suppress(Exception, asyncio.CancelledError):
+                    await uncut(self._perform(generator, call))
             raise
+        finally:
+            self._writes -= 1
+            if not self._writes:
+                self._written.set()
         assert outcome is not None, "only a cancelled call ends without an outcome"
         return outcome
 
     async def _perform(self, generator: Steps[T], call: Call) -> T:
-        reply: Any = None
+        """Performs the steps of a generator, or what is left of them after the wait in which it was cut."""
+        cut, call.cut = call.cut, None
         try:
+            reply: Any = None if cut is None else await self._wait(cut, call)
             while True:
                 try:
                     step = generator.send(reply)
@@ -346,9 +355,9 @@ class SessionTier:
                     reply = self._knowledge.answer(step.question, call)
                 elif isinstance(step, Wait):
                     if step.timer is None:
-                        reply = await call.wait(step.handles, None, self._patience)
+                        reply = await call.wait(step, None, self._patience)
                     else:
-                        reply = await self._wait(step, step.timer, call)
+                        reply = await self._wait(step, call)
                 elif isinstance(step, steps.Send):
                     reply = self._send(step.command, call)
                 elif isinstance(step, steps.Later):
@@ -357,9 +366,10 @@ class SessionTier:
                 else:
                     reply = await self._board(step, call)
         finally:
-            generator.close()
-            if not call.idle:
-                await call.end()
+            if call.cut is None:
+                generator.close()
+                if not call.idle:
+                    await call.end()
 
     def _send(self, command: steps.Command, call: Call) -> int:
         if isinstance(command, steps.LookUp):
@@ -367,13 +377,13 @@ class SessionTier:
         if isinstance(command, steps.SqlRead):
             if call.flight is not None and isinstance(command, steps.Load):
                 call.flight.leave_cache()
-            return call.start(self._read(command))
+            return call.start(self._statements.read(command))
         if isinstance(command, steps.Checkout):
             call.committed = False
-            return call.start(self._checkout(command, call))
+            return call.start(self._statements.checkout(command, call))
         if isinstance(command, steps.Write):
             call.committed = True
-            return call.start(self._commit(command, call))
+            return call.start(self._statements.commit(command, call))
         return self._send_to_cache(command, call)
 
     def _send_to_cache(self, command: steps.CacheCommand, call: Call) -> int:
@@ -382,52 +392,15 @@ class SessionTier:
             return call.reply(refused)
         return call.start(self._calls.begin(command), sent=self._clock())
 
-    async def _read(self, command: steps.SqlRead) -> Any:
-        async with self._reads:
-            match command:
-                case steps.Load(key, query):
-                    return await self._store.load(key, query)
-                case steps.LoadOlder(key, before_seq, query):
-                    return await self._store.older(key, before_seq, query)
-                case steps.ReadTags(key):
-                    return await self._store.tags(key)
-                case steps.ReadExpired():
-                    return await self._store.expired(SWEEP_BATCH)
-                case steps.ReadOutbox():
-                    return await self._store.outbox(OUTBOX_BATCH)
-                case steps.ForgetOutbox(rows):
-                    await self._store.outbox_done(rows)
-                    self._metrics.count(counters.OUTBOX_DRAINED, len(rows))
-                    return None
-
-    async def _checkout(self, command: steps.Checkout, call: Call) -> Failed | None:
-        try:
-            if call.writer is None:
-                call.writer = await self._store.writer(grouped=command.grouped)
-        except StoreError as error:
-            return Failed(error)
-        return None
-
-    async def _commit(self, command: steps.Write, call: Call) -> Any:
-        assert call.writer is not None
-        operation, outbox = command
-        outcome: AppendOutcome | CreateOutcome | DeleteOutcome
-        if isinstance(operation, Append):
-            outcome = await call.writer.append(operation, outbox)
-        elif isinstance(operation, Create):
-            outcome = await call.writer.create(operation, outbox)
-        else:
-            outcome = await call.writer.delete(operation.key, outbox, only_expired=operation.only_expired)
-        if outbox and isinstance(outcome, Committed | Snapshot | bool):
-            self._metrics.count(counters.OUTBOX_WRITTEN, len(outbox))
-        return outcome
-
-    async def _wait(self, wait: Wait, timer: Timer, call: Call) -> Reply | Ended:
+    async def _wait(self, wait: Wait, call: Call) -> Reply | Ended:
+        timer = wait.timer
+        if timer is None:
+            return await call.wait(wait, None, self._patience)
         self._calls.hurry()
         limit = _POLL if timer is Timer.POLL else self._breaker.timeout
         began = self._clock()
         allowed = min(limit, call.budget)
-        ended = await call.wait(wait.handles, allowed, self._patience)
+        ended = await call.wait(wait, allowed, self._patience)
         took = self._clock() - began
         call.budget -= took
         if ended is Ended.TIMER:
@@ -482,14 +455,6 @@ class SessionTier:
     def _sample(self, key: SessionKey) -> None:
         if self._sampler is not None:
             self._sampler.offer(key)
-
-    async def _load(self, key: SessionKey, query: Query) -> Snapshot | None:
-        async with self._reads:
-            return await self._store.load(key, query)
-
-    async def _tags(self, key: SessionKey) -> Tags:
-        async with self._reads:
-            return await self._store.tags(key)
 
 
 def _undecoded(record: EventRecord) -> Any:

@@ -40,7 +40,7 @@ from . import postgresql_reads
 from . import postgresql_text as sql
 from .explicit import ExplicitDialect
 from .portable import TRIES, Make, drive
-from .postgresql_group import REWRITTEN, Execute, append_group
+from .postgresql_group import Execute, append_group, rewritten
 
 T = TypeVar("T")
 
@@ -217,7 +217,7 @@ async def _append(execute: Execute, write: Append, outbox: Sequence[ScopeKey], l
     shape = sql.Shape(
         write.expected is not None,
         bool(write.events),
-        any(REWRITTEN.search(event.payload) for event in write.events),
+        any(rewritten(event.payload) for event in write.events),
         session,
         write.app_delta is not None,
         write.user_delta is not None,
