@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -16,7 +16,7 @@ class Uncut(asyncio.Future[T]):
     in place of the result, which is still here. A shield would let the waiter go at once.
     """
 
-    task: asyncio.Task[None]
+    task: asyncio.Task[T]
     """What it waits for, if that is a task: the event loop itself does not hold it."""
 
     def cancel(self, msg: Any = None) -> bool:
@@ -26,19 +26,22 @@ class Uncut(asyncio.Future[T]):
         """Ends it without a result: whoever waits is cancelled."""
         super().cancel()
 
-    async def follow(self, work: Awaitable[T]) -> None:
-        """Awaits `work`, and has its result."""
-        try:
-            self.set_result(await work)
-        except Exception as error:
-            self.set_exception(error)
-        except BaseException:
+    def follow(self, task: asyncio.Task[T]) -> None:
+        """Has the outcome of `task`, which may be cancelled before it has begun."""
+        self.task = task
+        task.add_done_callback(self._settle)
+
+    def _settle(self, task: asyncio.Task[T]) -> None:
+        if task.cancelled():
             self.lose()
-            raise
+        elif (error := task.exception()) is not None:
+            self.set_exception(error)
+        else:
+            self.set_result(task.result())
 
 
-def uncut(work: Awaitable[T]) -> Uncut[T]:
+def uncut(work: Coroutine[Any, Any, T]) -> Uncut[T]:
     """Performs `work` in a task of its own."""
     outcome: Uncut[T] = Uncut(loop=asyncio.get_running_loop())
-    outcome.task = asyncio.create_task(outcome.follow(work))
+    outcome.follow(asyncio.create_task(work))
     return outcome

@@ -252,7 +252,7 @@ def test_its_reads_wait_their_turn_among_the_callers() -> None:
         sessions = tier(store, cache, replace(ALWAYS, store_reads=1), counts)
         await sessions.get(KEY, Query())
         for age in (ONCE, LATER):
-            async with sessions._reads:
+            async with sessions._statements.reads:
                 store.statements.clear()
                 await asyncio.sleep(2)
                 assert store.statements == []
@@ -359,7 +359,7 @@ def idle(config: TieredConfig) -> Sampler:
     cache = sessions._cache
     assert cache is not None
     clock = asyncio.get_running_loop().time
-    return Sampler(cache, sessions._load, never, config, sessions._breaker, Counts(), clock)
+    return Sampler(cache, sessions._statements.load, never, config, sessions._breaker, Counts(), clock)
 
 
 @pytest.mark.parametrize(

@@ -91,3 +91,15 @@ async def test_how_the_work_ends_is_how_it_ends(error: type[BaseException]) -> N
 
     with pytest.raises(error):
         await uncut(work())
+
+
+async def test_work_that_was_cancelled_before_it_began_is_lost() -> None:
+    """As at the end of an event loop; else whoever waits would wait for ever."""
+
+    async def work() -> None:
+        raise AssertionError
+
+    outcome = uncut(work())
+    outcome.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await outcome

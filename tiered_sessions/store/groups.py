@@ -6,7 +6,7 @@ import asyncio
 import copy
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from ..errors import StoreError, StoreUnavailableError
 from ..records import (
@@ -77,7 +77,7 @@ class Groups:
         self.alone = alone
         self.fits = fits
         self.mask_age = mask_age
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.tasks: set[asyncio.Task[Any]] = set()
         self._checkout = checkout
         self._waiting: deque[Seat] = deque()
         self._connections = self._free = connections
@@ -102,14 +102,16 @@ class Groups:
 
     def again(self, seat: Seat, grouped: Grouped, outcome: Uncut[AppendOutcome]) -> None:
         """Stores alone what could not be stored together."""
-        self._hold(asyncio.create_task(outcome.follow(seat.alone(grouped))))
+        task = asyncio.create_task(seat.alone(grouped))
+        outcome.follow(task)
+        self._hold(task)
 
     def _start(self) -> None:
         # Whoever asks in the same turn of the loop is in time for this batch.
         self._coming += 1
         self._hold(asyncio.create_task(self._serve()))
 
-    def _hold(self, task: asyncio.Task[None]) -> None:
+    def _hold(self, task: asyncio.Task[Any]) -> None:
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
@@ -149,9 +151,9 @@ class Groups:
         """Stores what the seats bring: as a rule at once, else in rounds as they come."""
         waits = WAITS
         while waits and not batch.over:
-            await batch.gather(GRACE)
-            writes = batch.take()
             try:
+                await batch.gather(GRACE)
+                writes = batch.take()
                 if writes:
                     batch.answer(await self._perform(writes, writer, batch.sealed_at))
             except BaseException as error:
