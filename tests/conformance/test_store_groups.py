@@ -317,6 +317,24 @@ async def test_what_was_brought_is_stored_though_the_caller_is_gone(store: SqlSe
     await two.release()
 
 
+async def test_nobody_waits_for_a_batch_that_was_cancelled(store: SqlSessionStore) -> None:
+    """As at the end of an event loop: what was brought is lost, and whoever waits for it hears of that."""
+    first, second = await sessions(store, 2)
+    async with gathering(store):
+        writers = [asyncio.create_task(store.writer(grouped=True)) for _ in range(2)]
+        await until(lambda: len(groups(store)._waiting) == 2)
+    one, two = [await writer for writer in writers]
+    outcome = asyncio.ensure_future(one.append(first))
+    for task in groups(store).tasks:
+        task.cancel()
+    await asyncio.wait((outcome,), timeout=10)
+    assert outcome.cancelled()
+    assert isinstance(await two.append(second), Committed), "it goes alone"
+    assert (await loaded(store, first.key)).session.tag == first.expected
+    await one.release()
+    await two.release()
+
+
 async def test_nobody_waits_long_for_who_is_late(store: SqlSessionStore, journal: Journal) -> None:
     """Who brings its append after the others are stored is stored all the same."""
     writes = await sessions(store, 4)
