@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.conformance.store_backends import START, created, event, new_key
 from tiered_sessions.records import Append, AppendOutcome, NewEvent, ScopeKey, SessionKey
-from tiered_sessions.store.base import SessionStore
+from tiered_sessions.store.base import SessionStore, StoreWriter
 from tiered_sessions.store.groups import Groups
 from tiered_sessions.store.store import SqlSessionStore
 
@@ -75,6 +75,14 @@ async def gathering(store: SqlSessionStore) -> AsyncIterator[None]:
         await until(lambda: not every._waiting)
         for _ in range(held - 1):
             every._pass_on()
+
+
+async def seated(store: SqlSessionStore, count: int) -> list[StoreWriter]:
+    """Returns so many seats of one batch, which waits for what they bring."""
+    async with gathering(store):
+        writers = [asyncio.create_task(store.writer(grouped=True)) for _ in range(count)]
+        await until(lambda: len(groups(store)._waiting) == count)
+    return [await writer for writer in writers]
 
 
 async def together(store: SqlSessionStore, writes: Sequence[Write]) -> list[AppendOutcome]:

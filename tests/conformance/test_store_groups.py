@@ -12,6 +12,7 @@ from tests.conformance.grouping import (
     Journal,
     gathering,
     groups,
+    seated,
     sessions,
     share,
     together,
@@ -299,10 +300,7 @@ async def test_who_leaves_is_not_waited_for(
 
 async def test_what_was_brought_is_stored_though_the_caller_is_gone(store: SqlSessionStore) -> None:
     first, second = await sessions(store, 2)
-    async with gathering(store):
-        writers = [asyncio.create_task(store.writer(grouped=True)) for _ in range(2)]
-        await until(lambda: len(groups(store)._waiting) == 2)
-    one, two = [await writer for writer in writers]
+    one, two = await seated(store, 2)
 
     async def caller() -> None:
         await one.append(first)
@@ -320,10 +318,7 @@ async def test_what_was_brought_is_stored_though_the_caller_is_gone(store: SqlSe
 async def test_nobody_waits_for_a_batch_that_was_cancelled(store: SqlSessionStore) -> None:
     """As at the end of an event loop: what was brought is lost, and whoever waits for it hears of that."""
     first, second = await sessions(store, 2)
-    async with gathering(store):
-        writers = [asyncio.create_task(store.writer(grouped=True)) for _ in range(2)]
-        await until(lambda: len(groups(store)._waiting) == 2)
-    one, two = [await writer for writer in writers]
+    one, two = await seated(store, 2)
     outcome = asyncio.ensure_future(one.append(first))
     for task in groups(store).tasks:
         task.cancel()
@@ -356,10 +351,7 @@ async def test_who_is_late_together_is_stored_together(store: SqlSessionStore, j
     """A slow cache keeps the masks of a whole batch."""
     writes = await sessions(store, 3)
     loop = asyncio.get_running_loop()
-    async with gathering(store):
-        seats = [asyncio.create_task(store.writer(grouped=True)) for _ in writes]
-        await until(lambda: len(groups(store)._waiting) == 3)
-    writers = [await seat for seat in seats]
+    writers = await seated(store, 3)
     called = loop.time()
     await until(lambda: loop.time() > called + 2 * GRACE)
     outcomes = await asyncio.gather(
@@ -370,11 +362,8 @@ async def test_who_is_late_together_is_stored_together(store: SqlSessionStore, j
 
 
 async def test_a_seat_does_whatever_a_writer_does(store: SqlSessionStore) -> None:
-    async with gathering(store):
-        seats = [asyncio.create_task(store.writer(grouped=True)) for _ in range(2)]
-        await until(lambda: len(groups(store)._waiting) == 2)
+    writers = await seated(store, 2)
     key = new_key()
-    writers = [await seat for seat in seats]
     assert (await writers[0].create(Create(key, START, b'{"k":1}'))) == await store.load(key, ALL)
     assert await writers[1].delete(key) is True
     assert await writers[1].delete(key) is False
