@@ -21,7 +21,7 @@ from . import postgresql_text as sql
 # JSONB writes such numbers in another form: then the server's text is the one to hand on. What
 # comes after tells them from the ids of events, which are full of digits and minus signs.
 _EXPONENT: Final = re.compile(rb"[0-9][eE][-+]?[0-9]+[,\]}\s]")
-_MINUS_ZERO: Final = re.compile(rb"-0[.eE,\]}\s]")
+_MINUS_ZERO: Final = re.compile(rb"-0(?:\.0+)?[,\]}\s]")
 
 _COLUMNS: Final = {
     "app": "text",
