@@ -13,7 +13,6 @@ Every reader is given the same event objects, in a list of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from sys import getsizeof
 from threading import Lock
 from typing import Any, Final, Generic, TypeVar, cast
@@ -179,52 +178,67 @@ class SharedEvents(Generic[EventT]):
             return kept.events.copy()
         old: tuple[KeptRecord[EventT], ...] = kept.records if kept else ()
         start = _position(old, records[0])
-        found: list[KeptRecord[EventT]] = []
+        # What an append leaves as it was is told by identity, without a look at each.
+        same = 0 if self._checked else min(len(old) - start, len(records))
+        if records[:same] != old[start : start + same]:
+            same = 0
+        new: list[KeptRecord[EventT]] = []
         decoded = 0
-        for number, record in enumerate(records, start):
+        for number, record in enumerate(records[same:], start + same):
             if isinstance(record, KeptRecord):
                 one: KeptRecord[EventT] = record
             elif number < len(old) and old[number].stands_for(record):
                 one = old[number]
             else:
-                found.append(self._record(record, self._decode(record)))
+                new.append(self._record(record, self._decode(record)))
                 decoded += _decoded(record.payload)
                 continue
             if self._checked:
                 _compare(key, one)
-            found.append(one)
+            new.append(one)
+        events = [one.event for one in new]
+        if kept is not None and same:
+            events = kept.events[start : start + same] + events
         if decoded:
-            self._extend(key, records, start, found, decoded)
-        return [one.event for one in found]
+            # What is kept and comes before them stays.
+            earlier = _Kept[EventT](None, 0) if kept is None else kept
+            whole = old[: start + same] + tuple(new), earlier.events[:start] + events
+            self._extend(key, records, *whole, decoded, _undecoded(records[same:]))
+        return events
 
     def _extend(
         self,
         key: SessionKey,
         records: tuple[EventRecord, ...],
-        start: int,
-        found: list[KeptRecord[EventT]],
+        whole: tuple[KeptRecord[EventT], ...],
+        events: list[EventT],
         decoded: int,
+        let_go: int,
     ) -> None:
-        """Keeps what was `found` for `records`, `decoded` bytes of it new."""
-        part = tuple(found)
+        """Keeps the `whole` of what is decoded, of which `records` are the end, and its events.
+
+        `decoded`: how many bytes of it were decoded just now; `let_go`: how many their JSON took.
+        """
         with self._lock:
             kept = self._sessions.get(key) or _Kept[EventT](None, _SESSION)
             content, undecoded = kept.content, kept.undecoded
-            whole = kept.records[:start] + part
             if content is not None and not self._keeps_json:
                 at = len(content.events) - len(records)
                 if at >= 0 and content.events[at] is records[0] and content.events[-1] is records[-1]:
+                    undecoded -= let_go
                     # In all but their JSON these are records.
-                    events = content.events[:at] + cast("tuple[EventRecord, ...]", part)
-                    content = replace(content, events=events)
-                    undecoded -= _undecoded(records)
-                    # One tuple for both, so that the next reader's is recognised at once.
-                    whole = whole if at else part
+                    part = cast("tuple[EventRecord, ...]", whole[-len(records) :])
+                    if at:
+                        part = content.events[:at] + part
+                    else:
+                        # One tuple for both, so that the next reader's is recognised at once.
+                        whole, events = whole[-len(records) :], events[-len(records) :]
+                    content = Content(content.tag, content.state, part, content.complete, content.before)
             if kept.records:
                 # Of what is not new no more is known than what all of it took.
                 old = min(len(whole) - 1, len(kept.records))
                 decoded += kept.decoded * old // len(kept.records)
-            self._put(key, _Kept(content, undecoded, whole, [one.event for one in whole], decoded))
+            self._put(key, _Kept(content, undecoded, whole, events, decoded))
 
     def _put(self, key: SessionKey, kept: _Kept[EventT]) -> None:
         if (kept.undecoded + kept.decoded) * _SHARE > self._sessions.maxsize:
