@@ -10,6 +10,9 @@ from pathlib import Path
 import orjson
 import redis.asyncio
 
+from tiered_sessions.cache.keys import entry_key
+from tiered_sessions.records import SessionKey
+
 from .events import APP, stored_event
 from .places import namespace
 from .reading import open_connections
@@ -64,8 +67,8 @@ async def in_redis(subject: Subject, group: Group) -> dict[str, float]:
     taken, entries = 0, 0
     async with redis.asyncio.Redis.from_url(subject.address.redis) as client:
         for number in range(group.sessions):
-            key = f"ts1:{name}:{{{APP}/{group.user_of(number)}}}:s:{group.id_of(number)}"
-            used = await client.memory_usage(key, samples=0)
+            session = SessionKey(APP, group.user_of(number), group.id_of(number)).session
+            used = await client.memory_usage(entry_key(name, session), samples=0)
             taken += used or 0
             entries += used is not None
     return {"redis_entries": entries, "redis_bytes": taken / max(entries, 1)}

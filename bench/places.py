@@ -15,6 +15,8 @@ import redis.asyncio
 from sqlalchemy import URL, make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from tiered_sessions.cache.keys import FORMAT
+
 from .records import Family
 
 # The same variables and standards as the tests' (tests/servers.py).
@@ -103,7 +105,7 @@ class Places:
         return make_url(given).set(drivername=_DRIVERS[family])
 
     async def _remove_keys(self) -> None:
-        patterns = [f"{self.prefix}*", *(f"ts1:{name}:*" for name in self._namespaces)]
+        patterns = [f"{self.prefix}*", *(f"{FORMAT}:{name}:*" for name in self._namespaces)]
         async with redis.asyncio.Redis.from_url(self.servers.redis) as client:
             for pattern in patterns:
                 await remove_keys(client, pattern)

@@ -180,7 +180,7 @@ class SharedEvents(Generic[EventT]):
         start = _position(old, records[0])
         # What an append leaves as it was is told by identity, without a look at each.
         same = 0 if self._checked else min(len(old) - start, len(records))
-        if records[:same] != old[start : start + same]:
+        if cast("Any", records[:same]) != old[start : start + same]:
             same = 0
         new: list[KeptRecord[EventT]] = []
         decoded = 0

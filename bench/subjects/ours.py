@@ -11,6 +11,7 @@ import redis.asyncio
 from google.adk.sessions.base_session_service import BaseSessionService
 
 from tiered_sessions.adk import TieredSessionService
+from tiered_sessions.cache.keys import FORMAT
 
 from .. import population
 from ..events import APP
@@ -53,7 +54,7 @@ class Ours(Subject):
     async def forget(self) -> None:
         name = await namespace(self.address.database)
         async with redis.asyncio.Redis.from_url(self.address.redis) as client:
-            await remove_keys(client, f"ts1:{name}:*")
+            await remove_keys(client, f"{FORMAT}:{name}:*")
 
     async def settle(self) -> None:
         assert isinstance(self.service, TieredSessionService)

@@ -44,12 +44,13 @@ class TestCache(CacheSuite):
 
     async def test_an_applied_window_loses_whole_chunks(self, cache: SessionCache) -> None:
         await fill(cache, content(40, 40))
-        for revision in range(41, 58):
+        full = 40 + chunks.CHUNK
+        for revision in range(41, full + 2):
             new = (event(revision),)
             reply = await cache.apply(KEY, "writer", tag(revision - 1), tag(revision), new, None, 0)
             assert reply is ApplyReply.APPLIED
             found = (await hit(cache)).content
-            # At 56 events a whole chunk can go and leave 40.
-            assert len(found.events) == (revision if revision < 56 else revision - chunks.CHUNK)
-            assert found.before == (None if revision < 56 else 1_000_016)
-            assert found.complete == (revision < 56)
+            # At so many events a whole chunk can go and leave 40.
+            assert len(found.events) == (revision if revision < full else revision - chunks.CHUNK)
+            assert found.before == (None if revision < full else 1_000_000 + chunks.CHUNK)
+            assert found.complete == (revision < full)

@@ -11,6 +11,7 @@ from tests.histories import (
     faults_topology,
 )
 from tests.histories.faults_common import SCRIPTS, Injection
+from tiered_sessions.cache.keys import FORMAT
 
 
 def all_faults() -> list[Injection]:
@@ -41,7 +42,7 @@ def all_faults() -> list[Injection]:
         faults_topology.ClockMoved(60),
         faults_topology.ClockMoved(-60),
         faults_network.HeldBack("the writes of server 0", SCRIPTS["intent"]),
-        faults_network.HeldBack("the reads of server 0", "ts1:"),
+        faults_network.HeldBack("the reads of server 0", FORMAT),
         faults_network.OneCutOff(1),
         faults_network.OneCut(2),
         faults_network.AllCutOff(),

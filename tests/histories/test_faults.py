@@ -36,6 +36,7 @@ from tests.histories.fleet import Fleet
 from tests.histories.server import Server
 from tests.processes import OwnServer
 from tests.relay import Relay
+from tiered_sessions.cache.keys import FORMAT
 from tiered_sessions.store.store import SqlSessionStore
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
@@ -106,7 +107,7 @@ SABOTAGE: list[tuple[Injection, Any, str, Any]] = [
     (faults_network.HalfOpen(requests=True, replies=False), Relay, "black_hole", nothing),
     (faults_network.RepliesSwallowed(), Relay, "swallow_next_reply", nothing),
     (faults_network.Resets(), Relay, "reset_all", nothing),
-    (faults_network.HeldBack("the reads", "ts1:"), Relay, "hold_requests", nothing),
+    (faults_network.HeldBack("the reads", FORMAT), Relay, "hold_requests", nothing),
     (faults_cache.Paused(), OwnServer, "pause", nothing),
     (faults_cache.ClientPause("ALL"), Fleet, "admin", deaf_to("CLIENT")),
     (faults_cache.ClientPause("WRITE"), Fleet, "admin", deaf_to("CLIENT")),

@@ -15,11 +15,11 @@ sessions = st.builds(SessionKey, names, names, names)
 def test_the_names_are_those_of_the_design() -> None:
     session = SessionKey("my app", "u{1}", "s/:é")
     assert [entry_key("ns", scope) for scope in session.scopes] == [
-        "ts1:ns:{my%20app/u%7B1%7D}:s:s%2F%3A%C3%A9",
-        "ts1:ns:{my%20app/u%7B1%7D}:u",
-        "ts1:ns:{my%20app}:a",
+        "ts2:ns:{my%20app/u%7B1%7D}:s:s%2F%3A%C3%A9",
+        "ts2:ns:{my%20app/u%7B1%7D}:u",
+        "ts2:ns:{my%20app}:a",
     ]
-    assert drain_key("ns") == "ts1:ns:drain"
+    assert drain_key("ns") == "ts2:ns:drain"
 
 
 @given(names, sessions, names, sessions)

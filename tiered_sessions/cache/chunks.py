@@ -1,7 +1,8 @@
 """The window of an entry: how events become the lines of chunks, and which are left out.
 
-A chunk is up to 16 lines, one an event; all chunks but the last are full, until trimming has
-left one alone. Chunks are measured, not taste: consistency.md section 4.
+A chunk is up to four lines, one an event; all chunks but the last are full, until trimming has
+left one alone. One field an event would cost whoever reads all of them, and an append writes the last
+chunk anew: for Redis' Lua texts of more than some kilobytes are dear (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ..records import Content, EventRecord
 
 T = TypeVar("T")
 
-CHUNK = 16
+CHUNK = 4
 """Events in a full chunk. lua/apply.lua and lua/tail.lua say the same."""
 
 

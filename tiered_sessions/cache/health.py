@@ -9,11 +9,12 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from .connections import FAULTS
+from .keys import FORMAT
 from .resp import Packed
 from .urls import connect
 
 _TIMEOUT = 3.0
-_KEY = "ts1:doctor"
+_KEY = f"{FORMAT}:doctor"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from ..records import ScopeKey
 
-FORMAT = "ts1"
+FORMAT = "ts2"
 """The format of key and value. Another format is another key, so versions never misread (R27)."""
 
 

@@ -1,7 +1,7 @@
 -- ARGV: 1 token · 2-5 old tag, all '' for a shared scope · 6-9 new tag · 10 '1' if 11 is the new state
 -- · 12 validated at · 13 idle life · 14 greatest age · 15 window events · 16 window bytes
 -- · 17 when the session expires now, '' if that did not change · 18.. lines
-local CHUNK = 16
+local CHUNK = 4
 
 -- Compares whole numbers as text: timestamps may need more than the 53 bits of a Lua number.
 local function above(a, b)
@@ -18,36 +18,36 @@ local function above(a, b)
   return a > b
 end
 
+local was = redis.call('HMGET', key, 'p', 'i', 'r', 'g', 'ut', 'n', 'k0', 'k1', 'b', 'c', 'mt', 'va', 'fa')
 -- The own mask goes first: however late, this writer is alive and tells what it wrote.
-local _, live, expired = masks(ARGV[1])
+local _, live, expired = masks(was[1], ARGV[1])
 if expired then
   forget(live)
   return 'ABSENT'
 end
-set_masks(live)
-redis.call('HDEL', key, 'l', 'lt', 'ld')
-if redis.call('HEXISTS', key, 'r') == 0 then
+if not was[3] then
+  control(live)
   return 'ABSENT'
 end
-if tag_is(6) then
-  extend(tonumber(ARGV[13]), tonumber(ARGV[14]))
+if tag_is(was, 2, 6) then
+  control(live)
+  extend(was[13], tonumber(ARGV[13]), tonumber(ARGV[14]))
   return 'OLD'
 end
 local successor
 if ARGV[2] == '' then
-  local was = redis.call('HMGET', key, 'i', 'r')
-  successor = was[1] == ARGV[6] and tonumber(was[2]) < tonumber(ARGV[7])
+  successor = was[2] == ARGV[6] and tonumber(was[3]) < tonumber(ARGV[7])
 else
-  successor = tag_is(2)
+  successor = tag_is(was, 2, 2)
 end
 if not successor then
   forget(live)
   return 'GAP'
 end
+control(live)
 
-local head = redis.call('HMGET', key, 'n', 'k0', 'k1', 'b', 'c', 'mt', 'va')
-local n, k0, k1, b = tonumber(head[1]), tonumber(head[2]), tonumber(head[3]), tonumber(head[4])
-local complete, before = head[5] == '1', head[6]
+local n, k0, k1, b = tonumber(was[6]), tonumber(was[7]), tonumber(was[8]), tonumber(was[9])
+local complete, before = was[10] == '1', was[11]
 
 if ARGV[10] == '1' then
   b = b - redis.call('HSTRLEN', key, 'st') + #ARGV[11]
@@ -103,11 +103,11 @@ while b > window_bytes and n > 0 do
   shorten(1)
 end
 
-local va = math.max(tonumber(head[7]), tonumber(ARGV[12]))
+local va = math.max(tonumber(was[12]), tonumber(ARGV[12]))
 redis.call('HSET', key, 'i', ARGV[6], 'r', ARGV[7], 'g', ARGV[8], 'ut', ARGV[9], 'va', int(va),
   'n', int(n), 'k0', int(k0), 'k1', int(k1), 'b', int(b), 'c', complete and '1' or '0', 'mt', before)
 if ARGV[17] ~= '' then
   redis.call('HSET', key, 'ex', ARGV[17])
 end
-extend(tonumber(ARGV[13]), tonumber(ARGV[14]))
+extend(was[13], tonumber(ARGV[13]), tonumber(ARGV[14]))
 return 'APPLIED'

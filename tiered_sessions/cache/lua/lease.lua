@@ -1,19 +1,19 @@
 -- ARGV: token, lease life. Asks for the right to fill; returns the word and the time.
-local _, live, expired = masks()
-if expired then
-  forget(live) -- its writer died and may have committed (R4)
+local was = redis.call('HMGET', key, 'p', 'r', 'ex', 'ld')
+local _, live, expired = masks(was[1])
+local ended = was[3] and was[3] ~= '' and tonumber(was[3]) <= now
+-- The writer of an expired mask died and may have committed (R4); or the session has expired.
+if expired or (live == '' and ended) then
+  forget(live)
+  was = {}
 end
 if live ~= '' then
   return {'MASKED', int(now)}
 end
-local ex = redis.call('HGET', key, 'ex')
-if ex and ex ~= '' and tonumber(ex) <= now then
-  forget(live) -- its session has expired
-end
-if redis.call('HEXISTS', key, 'r') == 1 then
+if was[2] then
   return {'PRESENT', int(now)}
 end
-if tonumber(redis.call('HGET', key, 'ld') or '0') > now then
+if tonumber(was[4] or '0') > now then
   return {'WAIT', int(now)}
 end
 redis.call('HSET', key, 'l', ARGV[1], 'lt', int(now), 'ld', int(now + tonumber(ARGV[2])))

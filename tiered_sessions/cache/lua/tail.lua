@@ -1,6 +1,6 @@
 -- ARGV: how many of the newest events, then the names of fields. Returns those fields and, if there is an
 -- entry that no mask hides, the last chunks, which hold so many events. Writes nothing.
-local CHUNK = 16
+local CHUNK = 4
 
 local found = redis.call('HMGET', key, unpack(ARGV, 2))
 local p, n, k0, k1 = unpack(redis.call('HMGET', key, 'p', 'n', 'k0', 'k1'))
