@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator
 
 import pytest
@@ -82,6 +83,25 @@ async def test_a_cancelled_read_gives_its_connection_back(store: SqlSessionStore
             await asyncio.sleep(0)
         reading.cancel()
         await asyncio.wait((reading,))
+    assert await loaded(store, key) == whole
+
+
+@pytest.mark.parametrize("store", ["sqlite"], indirect=True)
+async def test_a_read_cancelled_while_it_opens_a_connection_loses_none(store: SqlSessionStore) -> None:
+    """Nobody would end the thread of one that is lost."""
+    key = await filled(store, 3)
+    whole = await loaded(store, key)
+    await store._engine.dispose()
+    before = threading.active_count()
+    for turns in range(12):
+        reading = asyncio.create_task(store.load(key, Query()))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        reading.cancel()
+        await asyncio.wait((reading,))
+        await asyncio.gather(*store._given_up)
+        await store._engine.dispose()
+        assert threading.active_count() <= before
     assert await loaded(store, key) == whole
 
 

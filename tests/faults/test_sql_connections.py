@@ -306,6 +306,31 @@ async def test_a_black_hole_is_left_in_bounded_time(postgresql: str) -> None:
         assert isinstance(await append(store, Append(key, None, START, (event("f"),))), Committed)
 
 
+@pytest.mark.parametrize("kind", ["asyncpg", "psycopg", "mariadb"])
+async def test_a_server_that_accepts_and_says_nothing_is_left_in_bounded_time(
+    kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drivers bound how long they connect, but not all of them how long they wait for a greeting."""
+    backend = "mariadb" if kind == "mariadb" else "postgresql"
+    url = request.getfixturevalue("mysql_url" if kind == "mariadb" else "postgresql_url")
+    async with (
+        Relay(url.replace("asyncpg", kind)) as relay,
+        open_store(relay.url, backend, pool_size=1, max_overflow=1) as store,
+    ):
+        key = new_key()
+        await created(store, key)
+        monkeypatch.setattr(store, "_longest", 0.3)
+        writer = await store.writer()
+        relay.black_hole()
+        for wanted in (store.load(key, Query()), store.writer()):
+            with pytest.raises(StoreUnavailableError):
+                async with asyncio.timeout(5):
+                    await wanted
+        relay.heal()
+        await writer.release()
+        assert await store.load(key, Query()) is not None
+
+
 # --- locks -----------------------------------------------------------------------------------
 
 

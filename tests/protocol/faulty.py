@@ -168,7 +168,7 @@ class FaultyStore:
         self._inner = store_over(self.engine, server.world.config)
         # The product's queue, with one connection: whoever comes while it is in use shares it.
         self.groups = Groups(
-            self._checkout, self._alone, lambda append: append.shareable, 1, server.world.config.mask_age
+            self._checkout_noted, lambda append: append.shareable, 1, server.world.config.mask_age
         )
         self.busy: list[tuple[float, float]] = []
         self.failed_at: list[float] = []
@@ -205,7 +205,7 @@ class FaultyStore:
         async with self.waiting():
             return cast("StoreWriter", _Seated(self._server, await self.groups.writer()))
 
-    async def _alone(self) -> _Writer:
+    async def _checkout_noted(self) -> _Writer:
         try:
             return await self._checkout()
         except asyncio.CancelledError:

@@ -59,8 +59,7 @@ class Groups:
     a rule of one caller alone.
 
     Args:
-        checkout: Checks out a connection. Raises `StoreError`.
-        alone: Does so too, and may be cancelled.
+        checkout: Checks out a connection. It may be cancelled. Raises `StoreError`.
         fits: Says whether an append may be stored together with others.
         connections: How many batches are under way at once.
         mask_age: So long after its call a statement may still be sent, in seconds.
@@ -69,16 +68,14 @@ class Groups:
     def __init__(
         self,
         checkout: Callable[[], Awaitable[GroupWriter]],
-        alone: Callable[[], Awaitable[StoreWriter]],
         fits: Callable[[Append], bool],
         connections: int,
         mask_age: float,
     ) -> None:
-        self.alone = alone
+        self.checkout = checkout
         self.fits = fits
         self.mask_age = mask_age
         self.tasks: set[asyncio.Task[Any]] = set()
-        self._checkout = checkout
         self._waiting: deque[Seat] = deque()
         self._connections = self._free = connections
         self._coming = 0
@@ -125,7 +122,7 @@ class Groups:
     async def _serve(self) -> None:
         """Stores one batch by one connection."""
         try:
-            writer = await self._checkout()
+            writer = await self.checkout()
         except BaseException as error:
             self._coming -= 1
             self._free += 1
@@ -329,7 +326,7 @@ class Seat:
             if asyncio.get_running_loop().time() > end:
                 raise TimeoutError
             async with asyncio.timeout_at(end):
-                writer = await self._groups.alone()
+                writer = await self._groups.checkout()
         except TimeoutError:
             message = "The database was busy for too long; nothing was written"
             return Failed(StoreUnavailableError(message))

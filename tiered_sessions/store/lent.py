@@ -7,10 +7,8 @@ SQLAlchemy would have given it.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Dialect
@@ -126,17 +124,6 @@ class Lent:
         """Closes the connection and gives its place back."""
         await greenlet_spawn(self._pooled.invalidate)
         await greenlet_spawn(self._pooled.close)
-
-
-@contextlib.asynccontextmanager
-async def lending(engine: AsyncEngine, *, quiet: bool) -> AsyncIterator[Lent]:
-    """Lends a pooled connection for a unit of work that may be repeated."""
-    lent = Lent(engine, await checkout(engine), quiet=quiet)
-    try:
-        yield lent
-    finally:
-        if not lent.close_at_once():
-            await asyncio.shield(asyncio.create_task(lent.close()))
 
 
 def _wrapped(dialect: Dialect, error: Exception, connection: Any) -> Exception:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from ..config import TieredConfig
 from ..errors import InvalidValueError, SchemaMismatchError, StoreError, StoreUnavailableError
@@ -40,13 +41,15 @@ from .dialects.sqlite import SqliteDialect
 from .engines import transactional
 from .failures import DRIVER_ERRORS, is_disconnect, mapped
 from .groups import Grouped, Groups
-from .lent import Lent, at_hand, checkout, lending
+from .lent import Lent, at_hand, checkout
 from .migrations.runner import prepare_schema
 from .turns import Turns
 from .values import check_append, check_create, distinct, readable
 
 T = TypeVar("T")
 
+_OPENING = 15.0
+"""How long it may take to open a connection, in seconds. Most drivers give up earlier."""
 _NAMELESS = "The database has no cache namespace; run: tiered-sessions migrate"
 
 
@@ -69,11 +72,12 @@ class SqlSessionStore:
         self._given_up: set[asyncio.Task[None]] = set()
         self._dialect = _dialect(engine, config, owns_engine)
         self._turns = Turns(engine)
+        pool = engine.sync_engine.pool
+        self._longest = _OPENING + (pool.timeout() if isinstance(pool, AsyncAdaptedQueuePool) else 0)
         self._groups: Groups | None = None
         if self._dialect.group_connections:
             self._groups = Groups(
                 self._checkout,
-                self._cancellable_checkout,
                 self._fits,
                 self._dialect.group_connections,
                 config.mask_age,
@@ -99,7 +103,10 @@ class SqlSessionStore:
         """Disposes the engine if this object owns it."""
         under_way = self._given_up | (self._groups.tasks if self._groups is not None else set())
         if under_way:
-            await asyncio.wait(under_way)
+            _, stuck = await asyncio.wait(under_way, timeout=self._longest)
+            for task in stuck:
+                task.cancel()
+            await asyncio.gather(*stuck, return_exceptions=True)
         if self._owned:
             await self._engine.dispose()
 
@@ -182,22 +189,17 @@ class SqlSessionStore:
 
     async def _read(self, work: Callable[[Lent], Awaitable[T]]) -> T:
         """Runs a read; once more if a pooled connection is dead."""
-        ended = await self._turns.take()
-        try:
-            return await self._twice(work)
-        finally:
-            ended()
-
-    async def _twice(self, work: Callable[[Lent], Awaitable[T]]) -> T:
         for last in (False, True):
+            connection = await self._checkout()
             try:
-                async with lending(self._dialect.engine, quiet=self._dialect.quiet) as lent:
-                    return await work(lent)
+                return await work(connection.lent)
             except InCommit as error:
                 raise mapped(error.__cause__ or error) from error
             except DRIVER_ERRORS as error:
                 if last or not is_disconnect(error):
                     raise mapped(error) from error
+            finally:
+                await connection.release()
         raise AssertionError("unreachable")
 
     # --- writes ---------------------------------------------------------------------------
@@ -206,21 +208,30 @@ class SqlSessionStore:
         """Checks out a connection; if `grouped`, or takes part in one with others."""
         if grouped and self._groups is not None:
             return await self._groups.writer()
-        return await self._cancellable_checkout()
+        return await self._checkout()
 
-    async def _cancellable_checkout(self) -> SqlWriter:
+    async def _checkout(self) -> SqlWriter:
+        """Takes a connection from the pool, when it is this caller's turn, and not for ever."""
         ended = await self._turns.take()
         if at_hand(self._dialect.engine):
             return await self._take(ended)
-        checking_out = asyncio.create_task(self._take(ended))
+        # Pool and driver lose a connection that is cancelled on its way out.
+        taking = asyncio.create_task(self._take(ended))
         try:
-            return await asyncio.shield(checking_out)
+            done, _ = await asyncio.wait((taking,), timeout=self._longest)
+            if done:
+                return taking.result()
         except asyncio.CancelledError:
-            # Pool and driver lose a connection that is cancelled on its way out.
-            giving_back = asyncio.create_task(_give_back(checking_out))
-            self._given_up.add(giving_back)
-            giving_back.add_done_callback(self._given_up.discard)
+            self._give_up(taking)
             raise
+        self._give_up(taking)
+        raise StoreUnavailableError("The database accepts connections and does not answer on them")
+
+    def _give_up(self, taking: asyncio.Task[SqlWriter]) -> None:
+        """Has a connection returned that nobody waits for any more, once it is there."""
+        giving_back = asyncio.create_task(_give_back(taking))
+        self._given_up.add(giving_back)
+        giving_back.add_done_callback(self._given_up.discard)
 
     def _fits(self, append: Append) -> bool:
         try:
@@ -228,9 +239,6 @@ class SqlSessionStore:
         except InvalidValueError:
             return False
         return append.shareable
-
-    async def _checkout(self) -> SqlWriter:
-        return await self._take(await self._turns.take())
 
     async def _take(self, ended: Callable[[], None]) -> SqlWriter:
         """Takes a connection from the pool, in a turn that `ended` ends."""
@@ -249,10 +257,9 @@ class SqlSessionStore:
             raise
 
 
-async def _give_back(checking_out: asyncio.Task[SqlWriter]) -> None:
-    """Returns a connection that nobody waits for any more, once it is there."""
+async def _give_back(taking: asyncio.Task[SqlWriter]) -> None:
     with contextlib.suppress(StoreError):
-        await (await checking_out).release()
+        await (await taking).release()
 
 
 class SqlWriter:
@@ -260,8 +267,8 @@ class SqlWriter:
 
     def __init__(self, lent: Lent, dialect: PortableDialect, ended: Callable[[], None]) -> None:
         self.on_release: Callable[[], None] | None = None
+        self.lent = lent
         self._ended = ended
-        self._lent = lent
         self._released = False
         self._dialect = dialect
 
@@ -277,16 +284,16 @@ class SqlWriter:
         if len(events) != len(append.events):
             append = replace(append, events=events)
         try:
-            with self._dialect.cutting(self._lent.driver):
-                return await self._dialect.append(self._lent, append, outbox)
+            with self._dialect.cutting(self.lent.driver):
+                return await self._dialect.append(self.lent, append, outbox)
         except (*DRIVER_ERRORS, StoreError, InCommit) as error:
             return self._dialect.failed(error)
 
     async def append_group(self, writes: Sequence[Grouped]) -> Sequence[AppendOutcome | None]:
         """Stores appends to different sessions at once; None: nothing was written, try it alone."""
         try:
-            with self._dialect.cutting(self._lent.driver):
-                return await self._dialect.append_group(self._lent, writes)
+            with self._dialect.cutting(self.lent.driver):
+                return await self._dialect.append_group(self.lent, writes)
         except (*DRIVER_ERRORS, StoreError, InCommit) as error:
             # An error of its own for each: whoever raises it writes into it.
             outcomes = [self._dialect.failed(error) for _ in writes]
@@ -300,8 +307,8 @@ class SqlWriter:
         except InvalidValueError as error:
             return Failed(error)
         try:
-            with self._dialect.cutting(self._lent.driver):
-                return await self._dialect.create(self._lent, create, outbox)
+            with self._dialect.cutting(self.lent.driver):
+                return await self._dialect.create(self.lent, create, outbox)
         except (*DRIVER_ERRORS, StoreError, InCommit) as error:
             return self._dialect.failed(error)
 
@@ -312,8 +319,8 @@ class SqlWriter:
         if not readable(*key):
             return False
         try:
-            with self._dialect.cutting(self._lent.driver):
-                return await self._dialect.delete(self._lent, key, outbox, only_expired)
+            with self._dialect.cutting(self.lent.driver):
+                return await self._dialect.delete(self.lent, key, outbox, only_expired)
         except (*DRIVER_ERRORS, StoreError, InCommit) as error:
             return self._dialect.failed(error)
 
@@ -322,7 +329,7 @@ class SqlWriter:
         if self._released:
             return
         self._released = True
-        if self._lent.close_at_once():
+        if self.lent.close_at_once():
             self._done()
         else:
             # Shielded, as a connection that is cancelled on its way back is lost to the pool.
@@ -330,9 +337,9 @@ class SqlWriter:
 
     async def _close(self) -> None:
         try:
-            await self._lent.close()
+            await self.lent.close()
         except DRIVER_ERRORS:
-            await self._lent.discard()
+            await self.lent.discard()
         finally:
             self._done()
 
