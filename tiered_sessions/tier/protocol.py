@@ -65,7 +65,6 @@ from .steps import (
     Local,
     LookUp,
     Observed,
-    Probed,
     ReadTags,
     Release,
     Reply,
@@ -86,8 +85,8 @@ from .steps import (
 )
 
 _BEGAN = Local(Began())
-_PROBED = Local(Probed())
 _TOKEN = Local(Token())
+_SAME = (Standing.SAME,) * 3
 _CHECKOUTS = {grouped: Send(Checkout(grouped)) for grouped in (False, True)}
 
 # --- small parts -------------------------------------------------------------------------------
@@ -166,13 +165,16 @@ def _verdict(found: Lookup, standing: Standing, probed: int, rules: Rules) -> Ve
     return Verdict.VALIDATE if strong or age > rules.max_staleness else Verdict.SERVE
 
 
-def _look(key: SessionKey, query: Query, rules: Rules, began: int) -> Steps[Answer | Absent]:
+def _look(key: SessionKey, query: Query, rules: Rules) -> Steps[Answer | Absent]:
     """Steps 1-3: one flight to the cache, then serve, validate, or say what is missing."""
     scopes = key.scopes
     known = None if rules.private else (yield Local(Known(key)))
     lookup = yield Send(LookUp(scopes, query.newest if known is None else 0))
     # At 0 the tags are read beside the cache, not after it. A later look reads them anew.
-    strong = (yield Send(ReadTags(key))) if rules.max_staleness == 0 else None
+    strong: int | None = None
+    if rules.max_staleness == 0:
+        began = yield _BEGAN
+        strong = yield Send(ReadTags(key))
     got = yield Wait((lookup,), Timer.CACHE)
     if not isinstance(got, Reply):
         return Absent(())
@@ -193,8 +195,7 @@ def _look(key: SessionKey, query: Query, rules: Rules, began: int) -> Steps[Answ
                 return Absent(())
 
     tags = tuple([entry.content.tag if isinstance(entry, Hit) else None for entry in found])
-    probed = yield _PROBED
-    standings = yield Local(Judge(scopes, tags))
+    probed, standings = yield Local(Judge(scopes, tags))
     verdicts: list[Verdict] = []
     for scope, entry, standing in zip(scopes, found, standings, strict=True):
         if standing is Standing.BELOW:
@@ -208,7 +209,11 @@ def _look(key: SessionKey, query: Query, rules: Rules, began: int) -> Steps[Answ
         return Absent(tuple([s for s, v in zip(scopes, verdicts, strict=True) if v is Verdict.FETCH]))
 
     if Verdict.VALIDATE in verdicts:
-        held: Tags = (yield from sql(ReadTags(key))) if strong is None else (yield Wait((strong,))).value
+        if strong is None:
+            began = yield _BEGAN
+            held: Tags = yield from sql(ReadTags(key))
+        else:
+            held = (yield Wait((strong,))).value
         changed: list[ScopeKey] = []
         for scope, entry, verdict in zip(scopes, hits, verdicts, strict=True):
             tag = held.tag(scope)
@@ -237,7 +242,8 @@ def _look(key: SessionKey, query: Query, rules: Rules, began: int) -> Steps[Answ
     # Older events that were chosen by their time may have left others out.
     if kept is None and (query.after is None or source == "cache") and not rules.private:
         yield Local(Keep(key, content))
-    yield Local(Served(scopes, tuple([hit.content.tag for hit in hits])))
+    if standings != _SAME:
+        yield Local(Served(scopes, tuple([hit.content.tag for hit in hits])))
     snapshot = Snapshot(key, content, hits[1].content, hits[2].content)
     return Answer(snapshot, source)
 
@@ -266,7 +272,7 @@ def fetch(key: SessionKey, query: Query, leases: Sequence[ScopeKey], rules: Rule
     while refused in (LeaseRefused.WAIT, LeaseRefused.PRESENT):
         if refused is LeaseRefused.WAIT and (yield Wait((), Timer.POLL)) is not Ended.TIMER:
             break
-        seen = yield from _look(key, query, rules, (yield _BEGAN))
+        seen = yield from _look(key, query, rules)
         if isinstance(seen, Answer):
             return seen
         if refused is LeaseRefused.PRESENT and key.session in seen.leases:
@@ -306,11 +312,11 @@ def read(key: SessionKey, query: Query, rules: Rules) -> Steps[Answer]:
     """Finds one session. Never older than what this process wrote or served before (I6)."""
     answer = Answer(None, "store")
     for _ in range(3):
-        began = yield _BEGAN
-        seen = (yield from _look(key, query, rules, began)) if rules.cached else Absent(())
+        seen = (yield from _look(key, query, rules)) if rules.cached else Absent(())
         if isinstance(seen, Answer):
             answer = seen
             break
+        began = yield _BEGAN
         answer = yield Flight(key, query, seen.leases)
         if answer.source != "store":
             break
