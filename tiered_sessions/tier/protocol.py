@@ -86,7 +86,6 @@ from .steps import (
 
 _BEGAN = Local(Began())
 _TOKEN = Local(Token())
-_SAME = (Standing.SAME,) * 3
 _CHECKOUTS = {grouped: Send(Checkout(grouped)) for grouped in (False, True)}
 
 # --- small parts -------------------------------------------------------------------------------
@@ -136,6 +135,13 @@ class Verdict(Enum):
     BYPASS = "bypass"
 
 
+# To look a member up in its class takes longer than anything else that a verdict needs.
+_SAME = (Standing.SAME,) * 3
+_BELOW, _DOUBT = Standing.BELOW, Standing.DOUBT
+_SERVE, _VALIDATE = Verdict.SERVE, Verdict.VALIDATE
+_SERVED = [_SERVE] * 3
+
+
 class Absent(NamedTuple):
     """The cache cannot answer; these scopes may be filled from what SQL says."""
 
@@ -145,24 +151,24 @@ class Absent(NamedTuple):
 def _verdict(found: Lookup, standing: Standing, probed: int, rules: Rules) -> Verdict:
     if not isinstance(found, Hit):
         return Verdict.FETCH if isinstance(found, Miss) else Verdict.BYPASS
-    if standing is Standing.BELOW:
+    if standing is _BELOW:
         return Verdict.FETCH
-    if standing is Standing.DOUBT:
-        return Verdict.VALIDATE
+    if standing is _DOUBT:
+        return _VALIDATE
     # Another server process than the one that filled it: a failover may have lost a mask (R10).
     if found.entry_stamp != found.stamp:
-        return Verdict.VALIDATE
+        return _VALIDATE
     # A private cache never hears of other writers' masks (R33).
     if rules.private and not rules.exclusive:
-        return Verdict.VALIDATE
+        return _VALIDATE
     # From a time when this process could not reach the cache: nobody may have drained (R11).
     if found.validated_at <= probed:
-        return Verdict.VALIDATE
+        return _VALIDATE
     if rules.max_staleness is None:
-        return Verdict.SERVE
+        return _SERVE
     age = found.now - found.validated_at
     strong = rules.max_staleness == 0
-    return Verdict.VALIDATE if strong or age > rules.max_staleness else Verdict.SERVE
+    return _VALIDATE if strong or age > rules.max_staleness else _SERVE
 
 
 def _look(key: SessionKey, query: Query, rules: Rules) -> Steps[Answer | Absent]:
@@ -198,17 +204,17 @@ def _look(key: SessionKey, query: Query, rules: Rules) -> Steps[Answer | Absent]
     probed, standings = yield Local(Judge(scopes, tags))
     verdicts: list[Verdict] = []
     for scope, entry, standing in zip(scopes, found, standings, strict=True):
-        if standing is Standing.BELOW:
+        if standing is _BELOW:
             # Dropped first, else the lease would answer "present" (I6).
             yield from ask(Drop(scope, None, None))
         verdicts.append(_verdict(entry, standing, probed, rules))
 
     hits = [entry for entry in found if isinstance(entry, Hit)]
-    if len(hits) < len(found) or Verdict.FETCH in verdicts:
-        # One statement will load all parts; only what is missing here may be filled.
-        return Absent(tuple([s for s, v in zip(scopes, verdicts, strict=True) if v is Verdict.FETCH]))
+    if verdicts != _SERVED:
+        if len(hits) < len(found) or Verdict.FETCH in verdicts:
+            # One statement will load all parts; only what is missing here may be filled.
+            return Absent(tuple([s for s, v in zip(scopes, verdicts, strict=True) if v is Verdict.FETCH]))
 
-    if Verdict.VALIDATE in verdicts:
         if strong is None:
             began = yield _BEGAN
             held: Tags = yield from sql(ReadTags(key))
@@ -221,7 +227,7 @@ def _look(key: SessionKey, query: Query, rules: Rules) -> Steps[Answer | Absent]
             if tag != entry.content.tag or not accepted:
                 changed.append(scope)
                 yield from ask(Drop(scope, None, tag))
-            elif verdict is Verdict.VALIDATE and strong is None and not rules.private:
+            elif verdict is _VALIDATE and strong is None and not rules.private:
                 # `now` was read before the tags were: the bound counts from it.
                 yield Later(Touch(scope, entry.content.tag, entry.now, entry.stamp))
         if changed:
