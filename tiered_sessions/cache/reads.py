@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -93,9 +92,9 @@ class Looked(Call):
 
     __slots__ = ("_taker", "_wanted")
 
-    def __init__(self, wanted: Reads, future: asyncio.Future[Any], taker: Callable[[Any], Any]) -> None:
+    def __init__(self, wanted: Reads, taker: Callable[[Any], Any]) -> None:
         commands = wanted.commands
-        super().__init__(future, commands.packet, len(commands))
+        super().__init__(None, commands.packet, len(commands))
         self._wanted = wanted
         self._taker = taker
 

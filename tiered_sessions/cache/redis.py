@@ -227,20 +227,18 @@ class RedisSessionCache:
         if name == "lookup":
             return self._post_lookup(self._wanted(*arguments), taker)
         scope, *words = _POSTED[name][0](self, *arguments)
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        call = _Posted(self._connections, name, (self._name(scope), *words), future, taker)
-        return future if call.post() else None
+        call = _Posted(self._connections, name, (self._name(scope), *words), taker)
+        return call.future if call.post() else None
 
     def _post_lookup(self, wanted: Reads, taker: Callable[[Any], Any]) -> asyncio.Future[Any] | None:
         if wanted.commands.bulk:
             return None
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        call = Looked(wanted, future, taker)
+        call = Looked(wanted, taker)
         try:
-            return future if self._connections.post(wanted.names[0], call) else None
+            return call.future if self._connections.post(wanted.names[0], call) else None
         except FAULTS as error:
             call.fail(error)
-            return future
+            return call.future
 
     def hurry(self) -> None:
         """Sends what was posted."""
@@ -285,10 +283,9 @@ class _Posted(Call):
         connections: Connections,
         name: str,
         arguments: Words,
-        future: asyncio.Future[Any],
         taker: Callable[[Any], Any],
     ) -> None:
-        super().__init__(future, pack((("EVALSHA", script(name).sha, 1, *arguments),)))
+        super().__init__(None, pack((("EVALSHA", script(name).sha, 1, *arguments),)))
         self._connections = connections
         self._name = name
         self._arguments = arguments
