@@ -99,6 +99,8 @@ class Looked(Call):
         self._taker = taker
 
     def answer(self, stamp: str) -> None:
+        if self.left:
+            return
         try:
             found = self._wanted.found(stamp, self.replies)
         except (ValueError, TypeError, IndexError):
