@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from tests.processes import OwnServer, start_valkey
 from tests.relay import Relay
-from tiered_sessions.cache import queue
+from tiered_sessions.cache import keys, queue
 from tiered_sessions.cache.base import ApplyReply, FillReply, Granted, Hit, Masked, Miss, Posting, Unavailable
 from tiered_sessions.cache.redis import RedisSessionCache
 from tiered_sessions.records import Content, EventRecord, SessionKey, Tag
@@ -107,6 +107,32 @@ async def test_a_flushed_script_is_posted_again(server: OwnServer, cache: RedisS
     assert isinstance((await cache.lookup((KEY,)))[0], Miss)
 
 
+async def test_headers_are_looked_up_as_well(relay: Relay, cache: RedisSessionCache) -> None:
+    for _ in range(2):  # the second time the replies are known
+        with relay.recording() as flights:
+            posted = post(cache, "lookup", (KEY, OTHER), 0)
+            assert not posted.done()
+            cache.hurry()
+            name, (found, other) = await posted
+        assert (name, len(flights)) == ("lookup", 1)
+        assert isinstance(found, Hit)
+        assert (found.content.tag, found.held, found.entry_stamp) == (OLD, 1, found.stamp)
+        assert isinstance(other, Masked)
+    # Whole entries travel on a connection of their own.
+    for newest in (None, 1):
+        assert cache.post("lookup", ((KEY,), newest), lambda reply: reply) is None
+
+
+async def test_a_key_of_another_type_is_unavailable_alone(
+    server: OwnServer, cache: RedisSessionCache
+) -> None:
+    async with Redis.from_url(server.url) as client:
+        await client.set(keys.entry_key("", OTHER), "x")
+    _, found = await post(cache, "lookup", (KEY, OTHER), 0)
+    assert isinstance(found[0], Hit)
+    assert found[1] == Unavailable("ResponseError: WRONGTYPE")
+
+
 async def test_who_leaves_takes_back_what_was_not_sent(cache: RedisSessionCache) -> None:
     heard: list[Any] = []
     leaving = cache.post("drop", (KEY, None, None), heard.append)
@@ -120,10 +146,13 @@ async def test_a_broken_connection_is_told_as_unavailable(relay: Relay, cache: R
     relay.black_hole(requests=False)
     with relay.recording():
         posted = post(cache, "intent", KEY, "w")
+        looked = post(cache, "lookup", (KEY, OTHER), 0)
         await relay.wait_for(bool)
         relay.reset_all()
         name, reply = await posted
+        _, found = await looked
     assert (name, type(reply)) == ("intent", Unavailable)
+    assert [type(one) for one in found] == [Unavailable, Unavailable]
 
 
 async def test_a_server_that_hangs_costs_the_time_out(relay: Relay, server: OwnServer) -> None:
@@ -143,6 +172,9 @@ async def test_a_full_queue_refuses_at_once(
     posted = post(cache, "intent", KEY, "w")
     assert posted.done()
     assert isinstance(posted.result()[1], Unavailable)
+    looked = post(cache, "lookup", (KEY,), 0)
+    assert looked.done()
+    assert isinstance(looked.result()[1][0], Unavailable)
 
 
 async def test_close_ends_what_was_posted(cache: RedisSessionCache) -> None:

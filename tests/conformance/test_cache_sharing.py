@@ -543,3 +543,12 @@ async def test_odd_answers_are_nobody_elses(
                 assert await cache.probe() == 7000
             assert len(opened) == connections
             await cache.close()
+
+
+async def test_an_odd_reply_to_a_posted_lookup_is_unavailable() -> None:
+    async with scripted(b"_\r\n" * 2) as (url, _):
+        cache = RedisSessionCache(url)
+        posted = cache.post("lookup", (KEYS[:1], 0), lambda reply: reply)
+        assert posted is not None
+        assert await posted == (Unavailable("the reply is not one to a lookup"),)
+        await cache.close()

@@ -70,7 +70,7 @@ def answer(question: Any, actor: Actor) -> Any:
         case steps.Began():
             return floors.began()
         case steps.Judge(scopes, tags):
-            return floors.standings(scopes, tags)
+            return 0, floors.standings(scopes, tags)
         case steps.Served(scopes, tags):
             return floors.served(scopes, tags)
         case steps.Observed(scope, tag, began):
@@ -83,8 +83,6 @@ def answer(question: Any, actor: Actor) -> Any:
             if key not in known or not content.part_of(known[key]):
                 known[key] = content
             return None
-        case steps.Probed():
-            return 0
         case steps.Young():
             return True
         case steps.Seal():

@@ -72,6 +72,20 @@ def test_an_answer_as_old_as_another_read_does_not_lower_what_that_one_showed() 
     assert floors.judge(KEY.session, older) is Standing.FINE
 
 
+def test_what_is_found_again_keeps_its_floor() -> None:
+    """I6: an entry at its floor is served without `served()`, and the floor lives on from there."""
+    now = 0.0
+    floors = Floors(31.0, lambda: now)
+    older = TAG._replace(revision=TAG.revision - 1)
+    floors.served((KEY.session,), (TAG,))
+    now = 30.0
+    assert floors.standings(KEY.scopes, (TAG, TAG, None)) == (Standing.SAME, Standing.FINE, Standing.FINE)
+    now = 60.0
+    assert floors.standings((KEY.session,), (older,)) == (Standing.BELOW,)
+    now = 61.0
+    assert floors.standings((KEY.session,), (older,)) == (Standing.FINE,)
+
+
 def test_floors_that_made_room_mean_validate() -> None:
     """Section 5.3, floor: what was forgotten too early is checked, until it would have expired."""
     now = 0.0

@@ -24,9 +24,9 @@ class Unavailable:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Hit:
-    """An unmasked entry, whose window has `held` events.
+    """An unmasked entry, whose window has `held` events. Never changed: `frozen` would treble its cost.
 
     `content` is what was asked for. With a part of the events it is not complete, and its `before` is
     unknown; a header has neither state nor events.

@@ -132,7 +132,7 @@ class Line(CallQueue):
         if self._wire is None:
             self._wake()
         elif self._lingering is None and not self._leaving:
-            self._lingering = asyncio.get_running_loop().call_later(LINGER, self._lingered)
+            self._lingering = self._running_loop().call_later(LINGER, self._lingered)
 
     def _lingered(self) -> None:
         self._lingering = None
@@ -146,7 +146,7 @@ class Line(CallQueue):
         elif not self._leaving:
             if self._sent:
                 self._leaving = True
-                asyncio.get_running_loop().call_soon(self._send)
+                self._running_loop().call_soon(self._send)
             else:
                 self._send()
 

@@ -118,7 +118,7 @@ class CallQueue(ABC):
         return future
 
     def post(self, call: Call) -> None:
-        """Sends a call soon.
+        """Sends a call soon, and gives it a future unless it has one.
 
         It leaves with what is sent next, at the latest when `hurry()` is called or after a moment.
 
@@ -126,7 +126,10 @@ class CallQueue(ABC):
             RedisError: Too much waits already; nothing was sent.
             RuntimeError: This belongs to another event loop.
         """
-        self._add_call(self._running_loop(), call)
+        loop = self._running_loop()
+        if call.future is None:
+            call.future = loop.create_future()
+        self._add_call(loop, call)
         self._linger()
 
     def hurry(self) -> None:

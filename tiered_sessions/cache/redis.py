@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 from collections.abc import Callable, Coroutine, Sequence
 from functools import lru_cache
 from typing import Any
 
 from redis.asyncio import Redis, RedisCluster
-from redis.exceptions import ConnectionError, NoScriptError, ResponseError, TimeoutError
+from redis.exceptions import NoScriptError, ResponseError
 
 from ..records import Content, EventRecord, ScopeKey, Tag
 from . import chunks, fields, keys
@@ -24,7 +23,7 @@ from .base import (
     Unavailable,
 )
 from .connections import FAULTS, Answers, Call, Connections, adopt
-from .reads import Reads, reads
+from .reads import Looked, Reads, reads, reason, refusal, time_of
 from .resp import Packed, pack
 from .scripts import script
 from .urls import connect
@@ -89,14 +88,17 @@ class RedisSessionCache:
     def lookup(
         self, keys: Sequence[ScopeKey], newest: int | None = None
     ) -> Coroutine[Any, Any, tuple[Lookup, ...]]:
-        # By a script a third of a window costs the server more than all of it does by HGETALL.
-        whole = newest is None or 3 * newest > self.limits.window_events
         # Once: another namespace may begin while the answer is on its way.
-        wanted = reads(self.namespace, tuple(keys), newest, whole)
+        wanted = self._wanted(keys, newest)
         groups = self._connections.groups(wanted.names)
         if len(groups) == 1:
             return self._read(wanted)
         return self._read_from_several(wanted, groups)
+
+    def _wanted(self, keys: Sequence[ScopeKey], newest: int | None) -> Reads:
+        # By a script a third of a window costs the server more than all of it does by HGETALL.
+        whole = newest is None or 3 * newest > self.limits.window_events
+        return reads(self.namespace, tuple(keys), newest, whole)
 
     async def _read_from_several(self, wanted: Reads, groups: Sequence[Sequence[str]]) -> tuple[Lookup, ...]:
         parts = [wanted.some(group) for group in groups]
@@ -106,32 +108,16 @@ class RedisSessionCache:
         return tuple([found[name] for name in wanted.names])
 
     async def _read(self, wanted: Reads) -> tuple[Lookup, ...]:
-        names, kinds, newest, whole, commands, seen = wanted
+        name, commands = wanted.names[0], wanted.commands
         try:
-            stamp, (clock, *replies) = await self._connections.fly(names[0], commands)
-            if newest and not whole and any(isinstance(reply, NoScriptError) for reply in replies):
+            stamp, replies = await self._connections.fly(name, commands)
+            scripted = wanted.newest and not wanted.whole
+            if scripted and any(isinstance(reply, NoScriptError) for reply in replies):
                 # All is read again: what one lookup shows is of one moment, as far as it can be.
-                stamp, (clock, *replies) = await self._connections.fly(names[0], wanted.with_text)
+                stamp, replies = await self._connections.fly(name, wanted.with_text)
         except FAULTS as error:
-            return (Unavailable(_reason(error)),) * len(names)
-        refused = _refusal(clock)
-        if refused is not None:
-            return (refused,) * len(names)
-        now = _time(clock)
-        found: list[Lookup] = []
-        for position, reply in enumerate(replies):
-            # What is hot and not changed answers with the same bytes, and need not be read again.
-            last, entry = seen[position]
-            if reply != last:
-                refused = _refusal(reply)
-                if refused is not None:
-                    found.append(refused)
-                    continue
-                entry = fields.read(reply, newest, whole and kinds[position] == "session")
-                if entry.small:
-                    seen[position] = reply, entry
-            found.append(entry.shown(now, stamp))
-        return tuple(found)
+            return wanted.failed(error)
+        return wanted.found(stamp, replies)
 
     async def intent(self, key: ScopeKey, token: str) -> int | Unavailable:
         reply = await self._run("intent", *self._intent(key, token))
@@ -229,7 +215,7 @@ class RedisSessionCache:
         answers = await self._fly(keys.drain_key(self.namespace), Packed([("TIME",)]))
         if isinstance(answers, Unavailable):
             return answers
-        return _refusal(answers.replies[0]) or _time(answers.replies[0])
+        return refusal(answers.replies[0]) or time_of(answers.replies[0])
 
     async def close(self) -> None:
         await self._connections.close()
@@ -237,11 +223,22 @@ class RedisSessionCache:
     def post(
         self, name: str, arguments: Sequence[Any], taker: Callable[[Any], Any]
     ) -> asyncio.Future[Any] | None:
-        """Calls one of the methods that make a write, `name`, without awaiting it; see `Posting`."""
+        """Calls a method that makes a write, or looks up headers, without awaiting it; see `Posting`."""
+        if name == "lookup":
+            return self._post_lookup(self._wanted(*arguments), taker)
         scope, *words = _POSTED[name][0](self, *arguments)
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        call = _Posted(self._connections, name, (self._name(scope), *words), future, taker)
-        return future if call.post() else None
+        call = _Posted(self._connections, name, (self._name(scope), *words), taker)
+        return call.future if call.post() else None
+
+    def _post_lookup(self, wanted: Reads, taker: Callable[[Any], Any]) -> asyncio.Future[Any] | None:
+        if wanted.commands.bulk:
+            return None
+        call = Looked(wanted, taker)
+        try:
+            return call.future if self._connections.post(wanted.names[0], call) else None
+        except FAULTS as error:
+            call.fail(error)
+            return call.future
 
     def hurry(self) -> None:
         """Sends what was posted."""
@@ -267,13 +264,13 @@ class RedisSessionCache:
         answers = await self._fly(key, Packed([("EVALSHA", sha, 1, key, *arguments)], bulk=bulk))
         if not isinstance(answers, Unavailable) and isinstance(answers.replies[0], NoScriptError):
             answers = await self._fly(key, Packed([("EVAL", text, 1, key, *arguments)], bulk=bulk))
-        return answers if isinstance(answers, Unavailable) else _refusal(answers.replies[0]) or answers
+        return answers if isinstance(answers, Unavailable) else refusal(answers.replies[0]) or answers
 
     async def _fly(self, key: str, commands: Packed) -> Answers | Unavailable:
         try:
             return await self._connections.fly(key, commands)
         except FAULTS as error:
-            return Unavailable(_reason(error))
+            return Unavailable(reason(error))
 
 
 class _Posted(Call):
@@ -286,10 +283,9 @@ class _Posted(Call):
         connections: Connections,
         name: str,
         arguments: Words,
-        future: asyncio.Future[Any],
         taker: Callable[[Any], Any],
     ) -> None:
-        super().__init__(future, pack((("EVALSHA", script(name).sha, 1, *arguments),)))
+        super().__init__(None, pack((("EVALSHA", script(name).sha, 1, *arguments),)))
         self._connections = connections
         self._name = name
         self._arguments = arguments
@@ -316,11 +312,11 @@ class _Posted(Call):
             self._again()
             return
         else:
-            result = Unavailable(_reason(reply))
+            result = Unavailable(reason(reply))
         self._take(result)
 
     def fail(self, error: Exception) -> None:
-        self._take(Unavailable(_reason(error)))
+        self._take(Unavailable(reason(error)))
 
     def _take(self, result: Any) -> None:
         if self.future is not None and not self.future.done():
@@ -340,25 +336,3 @@ _POSTED: dict[str, tuple[Callable[..., Words], Callable[[Any], Any]]] = {
     "apply": (RedisSessionCache._apply, lambda reply: ApplyReply[reply.decode()]),
     "drop": (RedisSessionCache._drop, lambda reply: None),
 }
-
-
-def _time(reply: Any) -> int:
-    return int(reply[0]) * 1000 + int(reply[1]) // 1000
-
-
-def _refusal(reply: Any) -> Unavailable | None:
-    """Returns what an error reply means, None for any other."""
-    return Unavailable(_reason(reply)) if isinstance(reply, ResponseError) else None
-
-
-def _reason(error: BaseException) -> str:
-    """Returns why the server did not serve.
-
-    A server's message may quote arguments, a client's may show its settings: both stay out, but
-    for an error code and the plain troubles of a connection.
-    """
-    name = type(error).__name__
-    if type(error) in (ConnectionError, TimeoutError) and str(error):
-        return f"{name}: {error}"
-    code = re.match(r"[A-Z]{2,}\b", str(error)) if isinstance(error, ResponseError) else None
-    return f"{name}: {code[0]}" if code else name

@@ -10,6 +10,8 @@ from ..records import ScopeKey, Tag
 from .steps import Standing
 
 _LIMIT = 100_000
+# To look it up in its class takes as long as to judge by it.
+_SAME = Standing.SAME
 
 
 @dataclass(slots=True)
@@ -58,22 +60,22 @@ class Floors:
 
     def standings(self, scopes: Sequence[ScopeKey], tags: Sequence[Tag | None]) -> tuple[Standing, ...]:
         """Judges entries, one a scope; where there is none (None), nothing is wrong with it."""
-        judged = [
-            Standing.FINE if tag is None else self.judge(scope, tag)
-            for scope, tag in zip(scopes, tags, strict=True)
-        ]
+        floors, now = self._floors, self._clock()
+        judged: list[Standing] = []
+        for scope, tag in zip(scopes, tags, strict=True):
+            floor = floors.get(scope)
+            if floor is not None and floor.tag == tag and floor.expires > now and tag is not None:
+                # Nearly always: what was served is served again.
+                floor.expires = now + self._life
+                floors.move_to_end(scope)
+                judged.append(_SAME)
+            else:
+                judged.append(Standing.FINE if tag is None else self.judge(scope, tag))
         return tuple(judged)
 
     def served(self, scopes: Sequence[ScopeKey], tags: Sequence[Tag]) -> None:
         """Raises the floors to what a caller is about to see."""
-        now = self._clock()
         for scope, tag in zip(scopes, tags, strict=True):
-            floor = self._floors.get(scope)
-            if floor is not None and floor.expires > now and floor.tag == tag:
-                # Nearly always: what was served is served again.
-                floor.expires = now + self._life
-                self._floors.move_to_end(scope)
-                continue
             floor = self._find(scope)
             # Unless an own write finished while this answer was on its way: then its word stays.
             if floor is None or self.judge(scope, tag) is Standing.FINE:

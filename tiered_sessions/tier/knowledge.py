@@ -43,12 +43,11 @@ class Knowledge:
         # A token must differ from every other process's, and from this one's own (R6).
         self._process = secrets.token_hex(6)
         self._tokens = 0
-        # By type: a hit asks five of them, and a comparison of one after the other shows.
+        # By type: a comparison of one after the other shows.
         self._answers: dict[type, Callable[[Any, Call], Any]] = {
             steps.Began: lambda question, call: floors.began(),
-            steps.Judge: lambda question, call: floors.standings(*question),
+            steps.Judge: lambda question, call: (self._probed(), floors.standings(*question)),
             steps.Known: lambda question, call: kept.find(*question),
-            steps.Probed: self._probed,
             steps.Served: lambda question, call: floors.served(*question),
             steps.Observed: lambda question, call: floors.observed(*question),
             steps.Wrote: lambda question, call: floors.wrote(*question),
@@ -67,7 +66,7 @@ class Knowledge:
         self._floors.clear()
         self._kept.clear()
 
-    def _probed(self, question: steps.Probed, call: Call) -> int:
+    def _probed(self) -> int:
         doubted = self.namespace is not None and self.namespace.doubted
         return sys.maxsize if doubted else self._breaker.probed
 

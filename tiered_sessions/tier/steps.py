@@ -250,15 +250,21 @@ class Began(NamedTuple):
 
 
 class Standing(Enum):
-    """How an entry's tag compares with the floor: what this process wrote or served (I6)."""
+    """How an entry's tag compares with the floor: what this process wrote or served (I6).
 
+    `SAME`: it is the floor's, which lives on as if it had been served again.
+    """
+
+    SAME = "same"
     FINE = "fine"
     BELOW = "below"
     DOUBT = "doubt"
 
 
 class Judge(NamedTuple):
-    """-> tuple[Standing, ...]: one a scope; of a scope without an entry (tag None) nothing is said."""
+    """-> (int, tuple[Standing, ...]): up to when (server ms) an entry's validation proves nothing, as the
+    breaker closed last then; and a standing a scope, of which without an entry (tag None) nothing is said.
+    """
 
     scopes: tuple[ScopeKey, ...]
     tags: tuple[Tag | None, ...]
@@ -303,10 +309,6 @@ class Keep(NamedTuple):
     added: tuple[EventRecord, ...] | None = None
 
 
-class Probed(NamedTuple):
-    """-> int: entries validated up to then (server ms) prove nothing: when the breaker last closed."""
-
-
 class Young(NamedTuple):
     """-> bool: whether these intents were sent recently enough to outlive a statement (R7)."""
 
@@ -323,7 +325,7 @@ SqlRead: TypeAlias = Load | LoadOlder | ReadTags | ReadExpired | ReadOutbox | Fo
 StoreCommand: TypeAlias = SqlRead | Checkout | Write
 Command: TypeAlias = CacheCommand | StoreCommand
 Question: TypeAlias = (
-    Token | Began | Judge | Served | Observed | Wrote | Known | Keep | Probed | Young | Seal
+    Token | Began | Judge | Served | Observed | Wrote | Known | Keep | Young | Seal
 )
 Step: TypeAlias = Send | Wait | Later | Flight | Local
 Steps: TypeAlias = Generator[Step, Any, T]

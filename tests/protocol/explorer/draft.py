@@ -316,8 +316,6 @@ class Draft:
                 return actor._replace(sealed=bool(actor.name)), models.reply(None)
             case steps.Young(handles):
                 return actor, models.reply(all(handle > actor.aged for handle in handles))
-            case steps.Probed():
-                return actor, models.reply(process.probed)
             case steps.Known():
                 return actor, models.reply(None) if process.known < 0 else process.known
             case steps.Keep(_, content):
@@ -327,6 +325,8 @@ class Draft:
         floors, number = models.floors.ask(process.floors, self.now, step.question)
         if floors != process.floors:
             self.processes[actor.process] = process._replace(floors=floors)
+        if isinstance(step.question, steps.Judge):
+            number = models.reply((process.probed, models.replies.values[number]))
         return actor, number
 
     # --- flights ------------------------------------------------------------------------------
