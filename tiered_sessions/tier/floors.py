@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..records import ScopeKey, Tag
+from ..records import Listing, ScopeKey, Tag
 from .steps import Standing
 
 _LIMIT = 100_000
@@ -111,6 +111,17 @@ class Floors:
                 tag = None
         self._set(scope, tag, floor.written if floor else 0)
         return True
+
+    def listed(self, found: Listing, began: int) -> None:
+        """Sets the floors to what SQL listed, each as `observed` does."""
+        app = found.app_name
+        for user, session, tag in zip(found.user_ids, found.session_ids, found.tags, strict=True):
+            self.observed(ScopeKey("session", app, user, session), tag, began)
+        for user in set(found.user_ids):
+            shared = found.users.get(user)
+            self.observed(ScopeKey("user", app, user), shared.tag if shared else None, began)
+        if found.tags:
+            self.observed(ScopeKey("app", app), found.app.tag if found.app else None, began)
 
     def clear(self) -> None:
         """Forgets everything: another namespace begins."""

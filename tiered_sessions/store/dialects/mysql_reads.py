@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import TextClause, text
 
-from ...records import Content, EventRecord, Older, Query, SessionKey, Snapshot, Tag
+from ...records import Content, EventRecord, Listing, Older, Query, SessionKey, Snapshot, Tag
 from ..clock import MYSQL_NOW
-from ..steps import Params, Row, Step, Unit, key_params
+from ..steps import Params, Row, Step, Unit, key_params, listing
 from ..values import to_time
 
 ALIVE: Final = f"(expires_at IS NULL OR expires_at > {MYSQL_NOW})"
@@ -78,26 +77,23 @@ def older(key: SessionKey, before_seq: int, query: Query) -> Unit[Older | None]:
     return Older(_tag(session, _SOME_FOREIGN in parts), events, complete=not cut and query.after is None)
 
 
-def sessions(app_name: str, user_id: str | None) -> Unit[list[Snapshot]]:
+def sessions(app_name: str, user_id: str | None) -> Unit[Listing]:
     """Reads sessions without events, and their shared scopes."""
     params: Params = {"a": app_name} if user_id is None else {"a": app_name, "u": user_id}
-    listed: list[tuple[int, str, str, Content]] = []
+    listed: list[tuple[str, str, Tag, str]] = []
     users: dict[str, Content] = {}
     app: Content | None = None
     for numbers, user, session, state in (yield Step(_list(user_id is not None), params)).rows:
         tag = tag_of(numbers)
         if session is not None:
-            listed.append((tag.update_time, user, session, Content(tag, state.encode(), complete=False)))
+            listed.append((user, session, tag, state))
         elif user is not None:
             users[user] = Content(tag, state.encode())
         else:
             app = Content(tag, state.encode())
     # Sorted here, as a union leaves no order to its parts.
-    listed.sort(key=itemgetter(0, 1, 2))
-    return [
-        Snapshot(SessionKey(app_name, user, session), content, users.get(user), app)
-        for _, user, session, content in listed
-    ]
+    listed.sort(key=lambda row: (row[2].update_time, row[0], row[1]))
+    return listing(app_name, listed, users, app)
 
 
 def _window(query: Query, *, older: bool) -> Window:
