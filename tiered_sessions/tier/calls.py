@@ -69,7 +69,13 @@ _FOUND: dict[type, str] = {
 }
 
 
-_POSTED: dict[type, str] = {Intent: "intent", Release: "release", Apply: "apply", Drop: "drop"}
+_POSTED: dict[type, str] = {
+    Intent: "intent",
+    Release: "release",
+    Lease: "lease",
+    Apply: "apply",
+    Drop: "drop",
+}
 
 
 class Call:
