@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from .codec import dumps, loads
 from .errors import InvalidValueError
 from .likes import EventLike, WindowLike
-from .records import Content, EventRecord, Query, Snapshot
+from .records import Content, EventRecord, Listing, Query, Snapshot
 from .state import APP, USER
+
+T = TypeVar("T")
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -96,24 +98,50 @@ def _share(state: dict[str, Any], app: Content | None, user: Content | None) -> 
                 state[prefix + key] = value
 
 
-def whole_states(snapshots: Sequence[Snapshot]) -> Iterator[dict[str, Any]]:
-    """Reads the state of each, as `whole_state` does; what they share is written out once."""
-    together: dict[tuple[int, int], bytes] = {}
-    for snapshot in snapshots:
-        own, app, user = snapshot.session.state, snapshot.app, snapshot.user
-        shared = together.get((id(app), id(user)))
-        if shared is None:
-            read: dict[str, Any] = {}
-            _share(read, app, user)
-            shared = together[id(app), id(user)] = dumps(read)[1:]
-        # One document of both: nothing copies lists and objects as quickly as reading them again.
-        joined = own if shared == b"}" else b"{" + shared if own == b"{}" else own[:-1] + b"," + shared
-        try:
-            state = loads(joined)
-        except ValueError:
-            state = None
-        # The session's own is no object, or is written in an unusual way.
-        yield state if isinstance(state, dict) else whole_state(snapshot)
+def whole_states(listing: Listing) -> list[dict[str, Any]]:
+    """Reads the state of each, as `whole_state` does: the sessions' own at once, what they share once."""
+    states: list[dict[str, Any]]
+    try:
+        states = loads(f"[{','.join(listing.states)}]")
+    except ValueError:
+        states = []
+    # One may be no object, or no JSON; what was read of it says nothing of the others.
+    if len(states) != len(listing) or not set(map(type, states)) <= {dict}:
+        states = [object_of(state.encode()) for state in listing.states]
+    read: dict[str, tuple[dict[str, Any], list[tuple[str, Callable[[], Any]]]]] = {}
+    for state, user in zip(states, listing.user_ids, strict=True):
+        if user not in read:
+            shared: dict[str, Any] = {}
+            _share(shared, listing.app, listing.users.get(user))
+            read[user] = shared, _copiers(shared.items())
+        shared, copiers = read[user]
+        state.update(shared)
+        for name, copy in copiers:
+            state[name] = copy()
+    return states
+
+
+def _copiers(parts: Iterable[tuple[T, Any]]) -> list[tuple[T, Callable[[], Any]]]:
+    """Returns what copies each list and object among `parts`, with all that is in it."""
+    found = []
+    for name, part in parts:
+        if type(part) in (dict, list):
+            found.append((name, _copier(part)))
+    return found
+
+
+def _copier(value: Any) -> Callable[[], Any]:
+    copiers = _copiers(value.items() if type(value) is dict else enumerate(value))
+    if not copiers:
+        return value.copy  # type: ignore[no-any-return]
+
+    def copy() -> Any:
+        made = value.copy()
+        for name, of_part in copiers:
+            made[name] = of_part()
+        return made
+
+    return copy
 
 
 def stored_event(record: EventRecord) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import repeat
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypeVar
 from uuid import uuid4
@@ -265,12 +266,12 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
 
     async def _sessions(self, app_name: str, user_id: str | None) -> list[SessionT]:
         with _Translating(self):
-            snapshots = await self._wiring.tier().sessions(app_name, user_id)
-            listed = []
-            for snapshot, state in zip(snapshots, whole_states(snapshots), strict=True):
-                tag = snapshot.session.tag
-                listed.append(self._session(snapshot.key, state, [], tag.update_time / 1_000_000, tag))
-            return listed
+            found = await self._wiring.tier().sessions(app_name, user_id)
+            keys = map(SessionKey, repeat(app_name), found.user_ids, found.session_ids)
+            return [
+                self._session(key, state, [], tag.update_time / 1_000_000, tag)
+                for key, state, tag in zip(keys, whole_states(found), found.tags, strict=True)
+            ]
 
     async def count_sessions(self, app_name: str, user_id: str | None = None) -> int:
         """Counts the sessions of one user, or of all users of the app."""

@@ -22,6 +22,7 @@ from typing import Any, Final, Generic, Literal, TypeVar, Union, get_args, get_o
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from .building import Builder, Kind, builder
 from .untracked import untrack, untracked
 
 M = TypeVar("M", bound=BaseModel)
@@ -45,40 +46,12 @@ _CONFIG: Final = {
     "defer_build",
     "title",
 }
-# A model has these four slots, and `setattr` of its own.
 _new = object.__new__
 _set_field = object.__setattr__
-_set_fields = BaseModel.__dict__["__dict__"].__set__
-_set_given = BaseModel.__dict__["__pydantic_fields_set__"].__set__
-_set_extra = BaseModel.__dict__["__pydantic_extra__"].__set__
-_set_private = BaseModel.__dict__["__pydantic_private__"].__set__
 
 
 class _Surprise(Exception):
     """A value is none that was planned for."""
-
-
-class _Plan:
-    """How objects of one shape are built.
-
-    `defaults` has every field, in the model's order; `given` are the names that objects of this shape
-    say they were given, in one set for all shared objects.
-    """
-
-    __slots__ = ("converters", "defaults", "factories", "given", "names")
-
-    def __init__(
-        self,
-        defaults: dict[str, Any],
-        factories: tuple[tuple[str, Callable[[], Any]], ...],
-        converters: tuple[tuple[str, Converter], ...],
-        names: frozenset[str],
-    ) -> None:
-        self.defaults = defaults
-        self.factories = factories
-        self.converters = converters
-        self.names = names
-        self.given = set(names)
 
 
 class Decoder(Generic[M]):
@@ -132,10 +105,9 @@ class _Node:
     def __init__(self, decoder: Decoder[Any], model: type[BaseModel]) -> None:
         self._decoder = decoder
         self._model = model
-        self._plans: dict[tuple[str | type, ...], _Plan | None] = {}
-        self._after = False
-        self._extra = False
-        self._open: bool | None = None
+        self._plans: dict[tuple[str | type, ...], Builder | None] = {}
+        self._kind: Kind | None = None
+        self._open = False
         self._shared = decoder.shared
         # Without a dictionary of its own an object takes half the room, where the class allows it.
         self._bare = decoder.shared and model in decoder.bare
@@ -148,90 +120,64 @@ class _Node:
             raise _Surprise
         shape = (*value, *map(type, value.values()))
         try:
-            plan = self._plans[shape]
+            build = self._plans[shape]
         except KeyError:
             return self._learn(shape, value)
-        if plan is None:
+        if build is None:
             return self._model.model_validate(value)
         try:
-            return self._build(plan, value)
+            return build(value)
         except _Surprise:
             return self._model.model_validate(value)
-
-    def _build(self, plan: _Plan, value: dict[str, Any]) -> Any:
-        fields = plan.defaults | value
-        for name, convert in plan.converters:
-            fields[name] = convert(fields[name])
-        for name, factory in plan.factories:
-            fields[name] = factory()
-        made = _new(self._model)
-        if self._bare:
-            for name, one in fields.items():
-                _set_field(made, name, one)
-        else:
-            _set_fields(made, fields)
-        if self._shared:
-            if len(plan.given) != len(plan.names):
-                # Somebody set a field of an object that was not only theirs.
-                plan.given = set(plan.names)
-            _set_given(made, plan.given)
-        else:
-            _set_given(made, set(plan.names))
-        _set_extra(made, {} if self._extra else None)
-        _set_private(made, None)
-        if self._after:
-            made.model_post_init(None)
-        if self._shared:
-            untrack(made)
-            if not self._bare:
-                untrack(fields)
-        return made
 
     def _learn(self, shape: tuple[str | type, ...], value: dict[str, Any]) -> Any:
         # Validation may keep parts of what it is given; both results must be their own.
         validated = self._model.model_validate(_copied(value))
-        plan = None
+        build = None
         if len(self._plans) < _SHAPES:
-            plan = self._plan({name: type(one) for name, one in value.items()})
-        if plan is not None:
+            build = self._plan({name: type(one) for name, one in value.items()})
+        if build is not None:
             try:
-                if not _same(self._build(plan, value), validated):
-                    plan = None
+                if not _same(build(value), validated):
+                    build = None
             except _Surprise:
                 # Another value of this shape may be planned for; this one says nothing.
                 return validated
-        self._plans[shape] = plan
+        self._plans[shape] = build
         return validated
 
-    def _plan(self, given: dict[str, type]) -> _Plan | None:
-        if self._open is None:
+    def _plan(self, given: dict[str, type]) -> Builder | None:
+        if self._kind is None:
             self._open = self._understood()
+            after = self._model.__pydantic_post_init__ is not None
+            extra = self._model.model_config.get("extra") == "allow"
+            self._kind = Kind(self._model, self._shared, self._bare, extra, after)
         fields = self._model.model_fields
         if not self._open or not given.keys() <= fields.keys():
             return None
         decorators = self._model.__pydantic_decorators__.field_validators.values()
         validated = {name for decorator in decorators for name in decorator.info.fields}
         defaults: dict[str, Any] = _slim(fields) if self._shared else {}
-        factories: list[tuple[str, Callable[[], Any]]] = []
+        factories: dict[str, Callable[[], Any]] = {}
         for name, field in fields.items():
             defaults[name] = None
             if name in given:
                 continue
             if field.default_factory is not None:
-                factories.append((name, self._factory(field)))
+                factories[name] = self._factory(field)
             elif field.is_required() or not _unchanging(field.default):
                 return None
             else:
                 defaults[name] = field.default
-        converters: list[tuple[str, Converter]] = []
+        converters: dict[str, Converter] = {}
         for name, kind in given.items():
             known = not fields[name].metadata and not validated & {name, "*"}
             convert = self._rule(fields[name].annotation, kind) if known else _empty
             if convert is None:
                 return None
             if convert is not _as_it_is:
-                converters.append((name, convert))
-        return _Plan(defaults, tuple(factories), tuple(converters), frozenset(given))
+                converters[name] = convert
+        return builder(self._kind, tuple(given), defaults, factories, converters)
 
     def _factory(self, field: FieldInfo) -> Callable[[], Any]:
         made = self._made
@@ -250,8 +196,6 @@ class _Node:
         own += [model.__init__] if model.__pydantic_custom_init__ else []
         schema = _function(model.__get_pydantic_core_schema__)
         by_name = model.model_config.get("populate_by_name", False)
-        self._after = model.__pydantic_post_init__ is not None
-        self._extra = model.model_config.get("extra") == "allow"
         return (
             set(model.model_config) <= _CONFIG
             and not model.__pydantic_root_model__

@@ -7,6 +7,7 @@ Redis does. JSON documents travel as UTF-8 bytes and are decoded once, at the ed
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -117,6 +118,32 @@ class Snapshot:
     def content(self, scope: ScopeKey) -> Content | None:
         """Returns the part that `scope` names."""
         return {"session": self.session, "user": self.user, "app": self.app}[scope.kind]
+
+
+@dataclass(slots=True)
+class Listing:
+    """Sessions without events, with their shared scopes, read at one moment: the one changed last at the end.
+
+    In columns, as an object for each session costs more than to read it. `users`: by id, of those who
+    have a row. It has the length of its columns and gives a `Snapshot` for each session.
+    """
+
+    app_name: str
+    user_ids: Sequence[str]
+    session_ids: Sequence[str]
+    tags: Sequence[Tag]
+    states: Sequence[str]
+    users: Mapping[str, Content]
+    app: Content | None
+
+    def __len__(self) -> int:
+        return len(self.tags)
+
+    def __iter__(self) -> Iterator[Snapshot]:
+        columns = zip(self.user_ids, self.session_ids, self.tags, self.states, strict=True)
+        for user, session, tag, state in columns:
+            content = Content(tag, state.encode(), complete=False)
+            yield Snapshot(SessionKey(self.app_name, user, session), content, self.users.get(user), self.app)
 
 
 class Tags(NamedTuple):

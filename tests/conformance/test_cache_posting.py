@@ -12,7 +12,17 @@ from redis.asyncio import Redis
 from tests.processes import OwnServer, start_valkey
 from tests.relay import Relay
 from tiered_sessions.cache import keys, queue
-from tiered_sessions.cache.base import ApplyReply, FillReply, Granted, Hit, Masked, Miss, Posting, Unavailable
+from tiered_sessions.cache.base import (
+    ApplyReply,
+    FillReply,
+    Granted,
+    Hit,
+    LeaseRefused,
+    Masked,
+    Miss,
+    Posting,
+    Unavailable,
+)
 from tiered_sessions.cache.redis import RedisSessionCache
 from tiered_sessions.records import Content, EventRecord, SessionKey, Tag
 
@@ -98,6 +108,24 @@ async def test_what_somebody_waits_for_leaves_together(relay: Relay, cache: Redi
             assert isinstance(now, int)
     assert len(flights) == 1
     assert [type(found) for found in await cache.lookup((KEY, OTHER))] == [Masked, Masked]
+
+
+async def test_leases_are_told_apart_as_if_awaited(relay: Relay, cache: RedisSessionCache) -> None:
+    free = KEY._replace(session_id="free")
+    with relay.recording() as flights:
+        leases = [post(cache, "lease", key, "reader") for key in (free, KEY, OTHER)]
+        cache.hurry()
+        granted, present, masked = [reply for _, reply in await asyncio.gather(*leases)]
+    assert len(flights) == 1
+    assert (present, masked) == (LeaseRefused.PRESENT, LeaseRefused.MASKED)
+    assert isinstance(granted, Granted)
+    assert await cache.lease(free, "another") is LeaseRefused.WAIT
+    content = Content(OLD, b"{}")
+    assert await cache.fill(free, "reader", granted.granted_at, granted.stamp, content) is FillReply.STORED
+    (found,) = await cache.lookup((free,))
+    assert isinstance(found, Hit)
+    # Not in doubt: it was filled by the process that answers.
+    assert found.entry_stamp == found.stamp != ""
 
 
 async def test_a_flushed_script_is_posted_again(server: OwnServer, cache: RedisSessionCache) -> None:

@@ -17,6 +17,7 @@ from tiered_sessions.records import (
     Append,
     Create,
     Failed,
+    Listing,
     Older,
     OutboxRow,
     Query,
@@ -115,10 +116,14 @@ class ToyStore:
         await self._statement("tags")
         return tags
 
-    async def sessions(self, app_name: str, user_id: str | None) -> Sequence[Snapshot]:
+    async def sessions(self, app_name: str, user_id: str | None) -> Listing:
         snapshot = self.sql.load(KEY)
         await self._statement("sessions")
-        return [snapshot] if snapshot else []
+        if snapshot is None:
+            return Listing(app_name, (), (), (), (), {}, None)
+        users = {} if snapshot.user is None else {KEY.user_id: snapshot.user}
+        tag, state = snapshot.session.tag, snapshot.session.state.decode()
+        return Listing(app_name, (KEY.user_id,), (KEY.session_id,), (tag,), (state,), users, snapshot.app)
 
     async def count(self, app_name: str, user_id: str | None) -> int:
         raise NotImplementedError

@@ -16,7 +16,7 @@ from tiered_sessions.cache.base import Hit, Miss
 from tiered_sessions.cache.redis import RedisSessionCache
 from tiered_sessions.config import TieredConfig
 from tiered_sessions.errors import StoreUnavailableError
-from tiered_sessions.records import Already, Append, Tag
+from tiered_sessions.records import Already, Append, Content, Listing, ScopeKey, SessionKey, Tag
 from tiered_sessions.tier.floors import Floors
 from tiered_sessions.tier.steps import Standing
 
@@ -95,6 +95,39 @@ def test_floors_that_made_room_mean_validate() -> None:
     assert floors.judge(KEY.session, TAG) is Standing.DOUBT
     now = 32.0
     assert floors.judge(KEY.session, TAG) is Standing.FINE
+
+
+def test_a_list_sets_each_floor_as_a_read_of_it_alone_would() -> None:
+    """I6: whether there was a floor or not, whoever set it, and when."""
+    newer = TAG._replace(revision=TAG.revision + 1)
+    elsewhere = TAG._replace(incarnation=TAG.incarnation + 1)
+    names = ("new", "same", "over", "newer", "shown", "written", "deleted", "again")
+    keys = [SessionKey("app", "ann", name) for name in names]
+    now = 0.0
+    listed, single = (Floors(31.0, lambda: now) for _ in range(2))
+    for floors in (listed, single):
+        now = 0.0
+        floors.observed(keys[2].session, TAG, 0)
+        now = 20.0
+        floors.observed(keys[1].session, TAG, 0)
+        floors.observed(keys[3].session, newer, 0)
+        floors.observed(keys[7].session, elsewhere, 0)
+    began = listed.began()
+    assert began == single.began()
+    for floors in (listed, single):
+        floors.observed(keys[4].session, newer, began)
+        floors.wrote(keys[5].session, newer)
+        floors.wrote(keys[6].session, None)
+    now = 40.0
+    users = {"ann": Content(TAG, b"{}")}
+    ids = ["ann"] * len(names)
+    listed.listed(Listing("app", ids, names, [TAG] * len(names), ["{}"] * len(names), users, None), began)
+    for key in keys:
+        single.observed(key.session, TAG, began)
+    single.observed(keys[0].user, TAG, began)
+    single.observed(keys[0].app, None, began)
+    assert listed._floors == single._floors
+    assert all(type(scope) is ScopeKey for scope in listed._floors)
 
 
 def test_a_repeated_append_raises_the_floor() -> None:

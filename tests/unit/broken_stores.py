@@ -18,6 +18,7 @@ from tiered_sessions.records import (
     Create,
     Exists,
     Failed,
+    Listing,
     Missing,
     OutboxRow,
     Query,
@@ -274,7 +275,7 @@ class TagsNeedASession(Broken):
 class NobodyIsAnybody(Broken):
     caught_by = "test_lists_and_counts"
 
-    async def sessions(self, app_name: str, user_id: str | None) -> Sequence[Snapshot]:
+    async def sessions(self, app_name: str, user_id: str | None) -> Listing:
         return await super().sessions(app_name, user_id or None)
 
 

@@ -2,37 +2,60 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tiered_sessions.conversions import whole_state, whole_states
-from tiered_sessions.records import Content, SessionKey, Snapshot, Tag
+from tiered_sessions.records import Content, Listing, Tag
 
 TAG = Tag(1, 0, 2, 3)
 
 
-def _listed(session: str, state: bytes, user: bytes | None, app: bytes | None) -> Snapshot:
-    shared = [None if scope is None else Content(TAG, scope) for scope in (user, app)]
-    return Snapshot(SessionKey("app", "user", session), Content(TAG, state, (), False), *shared)
+def _listing(app: bytes | None, *rows: tuple[str, bytes | None]) -> Listing:
+    """A list of sessions: the state of each, and of its user, whom no other has."""
+    users = {f"user {n}": Content(TAG, user) for n, (_, user) in enumerate(rows) if user is not None}
+    names = [f"user {n}" for n in range(len(rows))]
+    states = [state for state, _ in rows]
+    return Listing("app", names, names, [TAG] * len(rows), states, users, app and Content(TAG, app))
+
+
+def _as_read_alone(listing: Listing) -> None:
+    assert list(map(repr, whole_states(listing))) == [repr(whole_state(one)) for one in listing]
 
 
 def test_each_state_is_what_its_session_alone_reads() -> None:
     odd = b'{"n":NaN,"deep":{"l":[1,2.5,null,true,123456789012345678901234567890]},"s":"\\ud800"}'
-    listed = [
-        _listed("both", b'{"a":1}', odd, b'{"x":[1]}'),
-        _listed("both again", b'{"user:s":"hidden"}', odd, b'{"x":[1]}'),
-        _listed("flat", b'{"b":{"c":2}}', b'{"y":1}', b"{}"),
-        _listed("no rows", b"[]", None, None),
-        _listed("no user", b"{}", None, b'{"x":[1]}'),
-        _listed("no object", b"{}", b"[1]", b'{"x":[1]}'),
-    ]
-    states = list(whole_states(listed))
-    assert [repr(state) for state in states] == [repr(whole_state(one)) for one in listed]
+    for app in (None, b"{}", b'{"x":[1]}', b"[1]"):
+        _as_read_alone(_listing(app))
+        _as_read_alone(
+            _listing(
+                app,
+                ('{"a":1}', odd),
+                ('{"user:s":"hidden","app:x":0}', odd),
+                ('{"b":{"c":2}}', b'{"y":1}'),
+                ("{}", None),
+                (odd.decode(), b"[1]"),
+            )
+        )
+        _as_read_alone(_listing(app, ('{"a":1}', odd), ("[]", None), ("null", b"{}")))
+
+
+def test_a_state_that_is_no_object_says_nothing_of_its_neighbours() -> None:
+    """As one text they would be two objects and a list: as many as there are sessions, or no JSON at all."""
+    _as_read_alone(_listing(None, ('[{"a":1}]', None), ('{"b":2}', None), ("3", None)))
+    for broken in (('[{"a":1}', '{"b":2}]', "{},{}"), ('{"a":1}', "{},{}", "{}")):
+        with pytest.raises(ValueError, match=r"EOF|Extra|Expecting"):
+            whole_states(_listing(None, *((state, None) for state in broken)))
 
 
 def test_no_value_is_shared() -> None:
-    listed = [_listed(name, b'{"a":[]}', b'{"seats":["aisle"]}', b'{"x":{"y":[1]}}') for name in "sto"]
-    first, second, third = whole_states(listed)
+    user, app = Content(TAG, b'{"seats":["aisle"]}'), Content(TAG, b'{"x":{"y":[1]},"z":[[],{}]}')
+    listing = Listing("app", ["u"] * 3, list("sto"), [TAG] * 3, ['{"a":[]}'] * 3, {"u": user}, app)
+    first, second, third = whole_states(listing)
     first["user:seats"].append("window")
     first["app:x"]["y"].clear()
+    first["app:z"][0].append(1)
     first["a"].append(1)
     first["user:new"] = 1
-    assert second == third == {"a": [], "user:seats": ["aisle"], "app:x": {"y": [1]}}
-    assert whole_state(listed[0]) == second
+    expected = {"a": [], "user:seats": ["aisle"], "app:x": {"y": [1]}, "app:z": [[], {}]}
+    assert second == third == expected
+    assert whole_state(next(iter(listing))) == second

@@ -134,13 +134,12 @@ class RedisSessionCache:
         return key, token
 
     async def lease(self, key: ScopeKey, token: str) -> Granted | LeaseRefused | Unavailable:
-        answers = await self._eval("lease", self._name(key), token, self.limits.lease_life)
-        if isinstance(answers, Unavailable):
-            return answers
-        word, now = answers.replies[0]
-        if word == b"GRANTED":
-            return Granted(int(now), answers.stamp)
-        return LeaseRefused[word.decode()]
+        scope, *words = self._lease(key, token)
+        answers = await self._eval("lease", self._name(scope), *words)
+        return answers if isinstance(answers, Unavailable) else _leased(answers.replies[0], answers.stamp)
+
+    def _lease(self, key: ScopeKey, token: str) -> Words:
+        return key, token, self.limits.lease_life
 
     async def fill(
         self,
@@ -305,7 +304,7 @@ class _Posted(Call):
         result: Any
         if not isinstance(reply, ResponseError):
             try:
-                result = _POSTED[self._name][1](reply)
+                result = _POSTED[self._name][1](reply, stamp)
             except (ValueError, TypeError, KeyError, AttributeError):
                 result = Unavailable("the reply is not one of the script's")
         elif self._known and isinstance(reply, NoScriptError):
@@ -330,9 +329,15 @@ class _Posted(Call):
             self.post()
 
 
-_POSTED: dict[str, tuple[Callable[..., Words], Callable[[Any], Any]]] = {
-    "intent": (RedisSessionCache._intent, int),
-    "release": (RedisSessionCache._release, lambda reply: None),
-    "apply": (RedisSessionCache._apply, lambda reply: ApplyReply[reply.decode()]),
-    "drop": (RedisSessionCache._drop, lambda reply: None),
+def _leased(reply: Any, stamp: str) -> Granted | LeaseRefused:
+    word, now = reply
+    return Granted(int(now), stamp) if word == b"GRANTED" else LeaseRefused[word.decode()]
+
+
+_POSTED: dict[str, tuple[Callable[..., Words], Callable[[Any, str], Any]]] = {
+    "intent": (RedisSessionCache._intent, lambda reply, _: int(reply)),
+    "release": (RedisSessionCache._release, lambda reply, _: None),
+    "lease": (RedisSessionCache._lease, _leased),
+    "apply": (RedisSessionCache._apply, lambda reply, _: ApplyReply[reply.decode()]),
+    "drop": (RedisSessionCache._drop, lambda reply, _: None),
 }

@@ -11,6 +11,7 @@ from ..records import (
     Create,
     CreateOutcome,
     DeleteOutcome,
+    Listing,
     Older,
     OutboxRow,
     Query,
@@ -90,7 +91,7 @@ class SessionStore(Protocol):
         """Reads the tags of the three scopes by one statement."""
         ...
 
-    async def sessions(self, app_name: str, user_id: str | None) -> Sequence[Snapshot]:
+    async def sessions(self, app_name: str, user_id: str | None) -> Listing:
         """Reads all sessions of an app, or of one user, without events; conformance 39 order."""
         ...
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..records import Content, EventRecord, Older, Query, SessionKey, Snapshot, Tag, Tags
+from ..records import Content, EventRecord, Listing, Older, Query, SessionKey, Snapshot, Tag, Tags
 from . import statements as sql
 from .clock import remaining
 from .steps import (
@@ -14,6 +14,7 @@ from .steps import (
     event_record,
     first,
     key_params,
+    listing,
     scope_content,
     session_tag,
 )
@@ -110,11 +111,11 @@ def tags(key: SessionKey) -> Unit[Tags]:
     return Tags(found.get("session"), found.get("user"), found.get("app"))
 
 
-def sessions(app_name: str, user_id: str | None) -> Unit[list[Snapshot]]:
+def sessions(app_name: str, user_id: str | None) -> Unit[Listing]:
     """Reads sessions without events, and their shared scopes, by one statement."""
     params: Params = {"a": app_name} if user_id is None else {"a": app_name, "u": user_id}
     statement = sql.list_sessions(user_id is not None)
-    listed: list[tuple[SessionKey, Content]] = []
+    listed: list[tuple[str, str, Tag, str]] = []
     users: dict[str, Content] = {}
     app: Content | None = None
     rows = (yield Step(statement, params)).rows
@@ -124,13 +125,12 @@ def sessions(app_name: str, user_id: str | None) -> Unit[list[Snapshot]]:
             continue
         found = Tag(0, 0, 0, to_micros(time)) if foreign else to_tag(incarnation, revision, nonce, time)
         if kind == "session":
-            content = Content(found, state.encode(), complete=False)
-            listed.append((SessionKey(app_of, user, session), content))
+            listed.append((user, session, found, state))
         elif kind == "user":
             users[user] = Content(found, state.encode())
         else:
             app = Content(found, state.encode())
-    return [Snapshot(key, content, users.get(key.user_id), app) for key, content in listed]
+    return listing(app_name, listed, users, app)
 
 
 def count(app_name: str, user_id: str | None) -> Unit[int]:

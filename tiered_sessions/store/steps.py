@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy.sql.base import Executable
 
-from ..records import Content, EventRecord, SessionKey, Tag
+from ..records import Content, EventRecord, Listing, SessionKey, Tag
 from .values import to_micros, to_tag, to_time
 
 T = TypeVar("T")
@@ -92,6 +92,14 @@ def event_record(row: Row) -> EventRecord:
 def scope_content(row: Row) -> Content:
     """Makes the content of (incarnation, revision, nonce, update_time, state)."""
     return Content(to_tag(*row[:4]), row[4].encode())
+
+
+def listing(
+    app_name: str, rows: Sequence[tuple[str, str, Tag, str]], users: dict[str, Content], app: Content | None
+) -> Listing:
+    """Makes a list of (user_id, id, tag, state)."""
+    user_ids, session_ids, tags, states = zip(*rows, strict=True) if rows else ((), (), (), ())
+    return Listing(app_name, user_ids, session_ids, tags, states, users, app)
 
 
 def session_tag(row: Row, foreign: bool) -> Tag:

@@ -23,6 +23,7 @@ from ..records import (
     CreateOutcome,
     DeleteOutcome,
     Failed,
+    Listing,
     Older,
     OutboxRow,
     Query,
@@ -145,10 +146,10 @@ class SqlSessionStore:
             return Tags(None, None, None)
         return await self._perform(lambda: self._dialect.tags(key))
 
-    async def sessions(self, app_name: str, user_id: str | None) -> Sequence[Snapshot]:
+    async def sessions(self, app_name: str, user_id: str | None) -> Listing:
         """Reads sessions without events, the least recently updated first."""
         if not readable(app_name, user_id or ""):
-            return ()
+            return Listing(app_name, (), (), (), (), {}, None)
         return await self._perform(lambda: self._dialect.sessions(app_name, user_id))
 
     async def keys(

@@ -83,7 +83,7 @@ class ReadRules(StoreFixtures):
             await create_with(store, Create(SessionKey(key.app_name, user, session), START + at, b'{"k":1}'))
         other = SessionKey(key.app_name, "w", "x")
         await create(store, other, user_delta=b'{"mine":1}', app_delta=b'{"all":1}')
-        listed = await store.sessions(key.app_name, None)
+        listed = list(await store.sessions(key.app_name, None))
         assert [(s.key.user_id, s.key.session_id) for s in listed] == [
             ("w", "x"),
             ("", "z"),

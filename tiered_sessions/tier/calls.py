@@ -73,6 +73,7 @@ _POSTED: dict[type, str] = {
     LookUp: "lookup",
     Intent: "intent",
     Release: "release",
+    Lease: "lease",
     Apply: "apply",
     Drop: "drop",
 }

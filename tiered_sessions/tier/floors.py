@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from ..records import ScopeKey, Tag
+from ..records import Listing, ScopeKey, Tag
 from .steps import Standing
 
 _LIMIT = 100_000
@@ -113,6 +114,24 @@ class Floors:
                 tag = None
         self._set(scope, tag, floor.written if floor else 0)
         return True
+
+    def listed(self, found: Listing, began: int) -> None:
+        """Sets the floors to what SQL listed, each as `observed` does."""
+        floors, app, now = self._floors, found.app_name, self._clock()
+        for user, session, tag in zip(found.user_ids, found.session_ids, found.tags, strict=True):
+            # Equal to the key, and made in no time.
+            scope: Any = ("session", app, user, session)
+            floor = floors.get(scope)
+            if floor is not None and floor.expires > now and floor.tag == tag:
+                floor.expires = now + self._life
+                floors.move_to_end(scope)
+            else:
+                self.observed(ScopeKey(*scope), tag, began)
+        for user in set(found.user_ids):
+            shared = found.users.get(user)
+            self.observed(ScopeKey("user", app, user), shared.tag if shared else None, began)
+        if found.tags:
+            self.observed(ScopeKey("app", app), found.app.tag if found.app else None, began)
 
     def clear(self) -> None:
         """Forgets everything: another namespace begins."""

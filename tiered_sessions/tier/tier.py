@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from .. import metrics as counters
@@ -40,9 +40,9 @@ from ..records import (
     Exists,
     Expired,
     Failed,
+    Listing,
     Missing,
     Query,
-    ScopeKey,
     SessionKey,
     Snapshot,
     Stale,
@@ -239,22 +239,14 @@ class SessionTier:
             return outcome
         raise _error(outcome)
 
-    async def sessions(self, app_name: str, user_id: str | None) -> Sequence[Snapshot]:
+    async def sessions(self, app_name: str, user_id: str | None) -> Listing:
         """Lists sessions without their events, always from SQL."""
         await self.prepare()
         began = self._floors.began()
         async with self._statements.reads:
             found = await self._store.sessions(app_name, user_id)
         # A later read shows no less than the list did (I6).
-        shared: dict[str, Snapshot] = {}
-        for listed in found:
-            app, user, session = listed.key
-            self._floors.observed(ScopeKey("session", app, user, session), listed.session.tag, began)
-            shared[user] = listed
-        for listed in shared.values():
-            self._floors.observed(listed.key.user, listed.user.tag if listed.user else None, began)
-        if found:
-            self._floors.observed(listed.key.app, listed.app.tag if listed.app else None, began)
+        self._floors.listed(found, began)
         return found
 
     async def count(self, app_name: str, user_id: str | None) -> int:

@@ -17,6 +17,7 @@ from ...records import (
     Create,
     CreateOutcome,
     DeleteOutcome,
+    Listing,
     Older,
     Query,
     ScopeKey,
@@ -171,7 +172,7 @@ class MysqlDialect(ExplicitDialect):
     def older(self, key: SessionKey, before_seq: int, query: Query) -> Unit[Older | None]:
         return mysql_reads.older(key, before_seq, query)
 
-    def sessions(self, app_name: str, user_id: str | None) -> Unit[list[Snapshot]]:
+    def sessions(self, app_name: str, user_id: str | None) -> Unit[Listing]:
         return mysql_reads.sessions(app_name, user_id)
 
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import TextClause, text
 
-from ...records import Content, EventRecord, Older, Query, SessionKey, Snapshot, Tag
+from ...records import Content, EventRecord, Listing, Older, Query, SessionKey, Snapshot, Tag
 from ..clock import MYSQL_NOW
-from ..steps import Params, Row, Step, Unit, key_params
+from ..steps import Params, Row, Step, Unit, key_params, listing
 from ..values import to_time
 
 ALIVE: Final = f"(expires_at IS NULL OR expires_at > {MYSQL_NOW})"
@@ -43,61 +42,58 @@ class Window(NamedTuple):
 def load(key: SessionKey, query: Query) -> Unit[Snapshot | None]:
     """Reads a session, its window and its shared scopes."""
     window = _window(query, older=False)
-    rows = (yield Step(_load(window), _params(key, query))).rows
-    parts = {row[0]: row for row in rows if row[0] is not None}
-    session = parts.get(_SESSION)
+    found = _sorted((yield Step(_load(window), _params(key, query))).rows)
+    session = found.parts.get(_SESSION)
     if session is None:
         return None
-    foreign = _FOREIGN in parts or _SOME_FOREIGN in parts
-    events, cut = _oldest_first(rows, query)
-    before = parts.get(_BEFORE)
+    numbers, state = session
+    numbers, _, left = numbers.partition("/")
+    events, cut = _oldest_first(found, query)
+    before = found.parts.get(_BEFORE)
     return Snapshot(
         key,
         Content(
-            _tag(session, foreign),
-            session[4].encode(),
+            _session_tag(numbers, found),
+            state.encode(),
             events,
             complete=not cut and query.after is None,
-            before=None if before is None or foreign else before[3],
+            before=None if before is None or found.holds_foreign else int(before[0]),
         ),
-        _scope(parts.get(_USER)),
-        _scope(parts.get(_APP)),
-        session[7],
+        _scope(found.parts.get(_USER)),
+        _scope(found.parts.get(_APP)),
+        int(left) if left else None,
     )
 
 
 def older(key: SessionKey, before_seq: int, query: Query) -> Unit[Older | None]:
     """Reads the events before a window, with the tag."""
     params = {**_params(key, query), "before": before_seq}
-    rows = (yield Step(_older(_window(query, older=True)), params)).rows
-    parts = {row[0]: row for row in rows if row[0] is not None}
-    session = parts.get(_SESSION)
+    found = _sorted((yield Step(_older(_window(query, older=True)), params)).rows)
+    session = found.parts.get(_SESSION)
     if session is None:
         return None
-    events, cut = _oldest_first(rows, query)
-    return Older(_tag(session, _SOME_FOREIGN in parts), events, complete=not cut and query.after is None)
+    numbers, _, _ = session[0].partition("/")
+    events, cut = _oldest_first(found, query)
+    return Older(_session_tag(numbers, found), events, complete=not cut and query.after is None)
 
 
-def sessions(app_name: str, user_id: str | None) -> Unit[list[Snapshot]]:
+def sessions(app_name: str, user_id: str | None) -> Unit[Listing]:
     """Reads sessions without events, and their shared scopes."""
     params: Params = {"a": app_name} if user_id is None else {"a": app_name, "u": user_id}
-    listed: list[tuple[int, str, str, Content]] = []
+    listed: list[tuple[str, str, Tag, str]] = []
     users: dict[str, Content] = {}
     app: Content | None = None
-    for numbers, user, session, state in (yield Step(_list(user_id is not None), params)).rows:
-        tag = tag_of(numbers)
-        if session is not None:
-            listed.append((tag.update_time, user, session, Content(tag, state.encode(), complete=False)))
-        elif user is not None:
+    for head, session, state, *users_of in (yield Step(_list(user_id is not None), params)).rows:
+        tag, user = tag_of(head[1:]), users_of[0] if user_id is None else user_id
+        if head[0] == _SESSION:
+            listed.append((user, session, tag, state))
+        elif head[0] == _USER:
             users[user] = Content(tag, state.encode())
         else:
             app = Content(tag, state.encode())
     # Sorted here, as a union leaves no order to its parts.
-    listed.sort(key=itemgetter(0, 1, 2))
-    return [
-        Snapshot(SessionKey(app_name, user, session), content, users.get(user), app)
-        for _, user, session, content in listed
-    ]
+    listed.sort(key=lambda row: (row[2].update_time, row[0], row[1]))
+    return listing(app_name, listed, users, app)
 
 
 def _window(query: Query, *, older: bool) -> Window:
@@ -115,14 +111,38 @@ def _params(key: SessionKey, query: Query) -> dict[str, Any]:
     return params
 
 
-def _oldest_first(rows: Sequence[Row], query: Query) -> tuple[tuple[EventRecord, ...], bool]:
+class _Found(NamedTuple):
+    """The rows of one statement: events, those of other programs apart, and by kind what there is one of."""
+
+    numbered: list[EventRecord]
+    foreign: list[EventRecord]
+    parts: dict[str, tuple[str, str]]
+
+    @property
+    def holds_foreign(self) -> bool:
+        return bool(self.foreign) or _SOME_FOREIGN in self.parts
+
+
+def _sorted(rows: Sequence[Row]) -> _Found:
+    found = _Found([], [], {})
+    for head, event_id, document in rows:
+        if event_id is None:
+            found.parts[head[0]] = head[1:], document
+            continue
+        seq, _, time = head.partition(" ")
+        payload = b"null" if document is None else document.encode()
+        events = found.foreign if seq == _FOREIGN else found.numbered
+        events.append(EventRecord(0 if seq == _FOREIGN else int(seq), event_id, int(time), payload))
+    return found
+
+
+def _oldest_first(found: _Found, query: Query) -> tuple[tuple[EventRecord, ...], bool]:
     """Returns the events a query asks for, and whether its limit cut older ones off."""
     if query.limit == 0:
         return (), True
     # A union delivers its parts in their order; numbers are not left to that. Last, in stock's order,
     # come events of other programs.
-    numbered = sorted((_event(row) for row in rows if row[0] is None), reverse=True)
-    newest = [_event(row) for row in rows if row[0] == _FOREIGN] + numbered
+    newest = found.foreign + sorted(found.numbered, reverse=True)
     cut = query.limit is not None and len(newest) > query.limit
     if cut:
         del newest[query.limit :]
@@ -130,16 +150,9 @@ def _oldest_first(rows: Sequence[Row], query: Query) -> tuple[tuple[EventRecord,
     return tuple(newest), cut
 
 
-def _event(row: Row) -> EventRecord:
-    _, event_id, seq, time, payload, *_ = row
-    return EventRecord(seq or 0, event_id, time, b"null" if payload is None else payload.encode())
-
-
-def _tag(row: Row, foreign: bool = False) -> Tag:
-    _, _, incarnation, time, _, revision, nonce, _ = row
-    if foreign or incarnation is None or revision is None or nonce is None:
-        return Tag(0, 0, 0, time)
-    return Tag(incarnation, revision, nonce, time)
+def _session_tag(numbers: str, found: _Found) -> Tag:
+    tag = tag_of(numbers)
+    return Tag(0, 0, 0, tag.update_time) if found.holds_foreign else tag
 
 
 def tag_of(numbers: str) -> Tag:
@@ -148,8 +161,8 @@ def tag_of(numbers: str) -> Tag:
     return Tag(incarnation, revision, nonce, micros) if incarnation else Tag(0, 0, 0, micros)
 
 
-def _scope(row: Row | None) -> Content | None:
-    return None if row is None else Content(_tag(row), row[4].encode())
+def _scope(part: tuple[str, str] | None) -> Content | None:
+    return None if part is None else Content(tag_of(part[0]), part[1].encode())
 
 
 # --- the statements --------------------------------------------------------------------------
@@ -160,14 +173,15 @@ def _micros(column: str) -> str:
 
 
 def _header(kind: str, table: str, *ids: str) -> str:
-    """The row of one scope; the last column is what is left of a session's life."""
+    """The row of one scope; behind a session's numbers is what is left of its life."""
     where = " AND ".join(f"{column} = {name}" for column, name in zip(ids, (":a", ":u", ":s"), strict=False))
     same = " AND ".join(same_bytes(c, name) for c, name in zip(ids, (":a", ":u", ":s"), strict=False))
-    left = f"TIMESTAMPDIFF(MICROSECOND, {MYSQL_NOW}, expires_at) DIV 1000" if kind == _SESSION else "NULL"
-    alive = f" AND {ALIVE}" if kind == _SESSION else ""
+    left = f", '/', IFNULL(TIMESTAMPDIFF(MICROSECOND, {MYSQL_NOW}, expires_at) DIV 1000, '')"
+    alive = f" AND {ALIVE}"
+    if kind != _SESSION:
+        left = alive = ""
     return (
-        f"SELECT '{kind}' AS kind, NULL AS id, incarnation, {_micros('update_time')} AS micros, "
-        f"state AS document, revision, nonce, {left} AS expires_in "
+        f"SELECT CONCAT('{kind}', {numbers_of('FALSE')}{left}) AS head, NULL AS id, state AS document "
         f"FROM {table} WHERE {where} AND {same}{alive}"
     )
 
@@ -176,14 +190,19 @@ def _header(kind: str, table: str, *ids: str) -> str:
 def _list(of_user: bool) -> TextClause:
     ids = [("app_name", ":a")] + [("user_id", ":u")] * of_user
     where = " AND ".join(f"{column} = {name} AND {same_bytes(column, name)}" for column, name in ids)
+    # By the index on seq, in which NULL comes first: a planner that is free takes the one on time for
+    # seq IS NULL and reads the whole log of each session.
     foreign = (
-        "EXISTS (SELECT 1 FROM events e WHERE e.app_name = x.app_name AND e.user_id = x.user_id "
-        "AND e.session_id = x.id AND e.seq IS NULL)"
+        "IFNULL((SELECT e.seq IS NULL FROM events e WHERE e.app_name = x.app_name "
+        "AND e.user_id = x.user_id AND e.session_id = x.id ORDER BY e.seq LIMIT 1), FALSE)"
     )
+    user, no_user = ("", "") if of_user else (", user_id", ", NULL")
     return text(
-        f"SELECT {numbers_of(foreign)}, user_id, id, state FROM sessions x WHERE {where} AND {ALIVE} "
-        f"UNION ALL SELECT {numbers_of('FALSE')}, user_id, NULL, state FROM user_states WHERE {where} "
-        f"UNION ALL SELECT {numbers_of('FALSE')}, NULL, NULL, state FROM app_states "
+        f"SELECT CONCAT('{_SESSION}', {numbers_of(foreign)}), id, state{user} FROM sessions x "
+        f"WHERE {where} AND {ALIVE} "
+        f"UNION ALL SELECT CONCAT('{_USER}', {numbers_of('FALSE')}), NULL, state{user} FROM user_states "
+        f"WHERE {where} "
+        f"UNION ALL SELECT CONCAT('{_APP}', {numbers_of('FALSE')}), NULL, state{no_user} FROM app_states "
         f"WHERE app_name = :a AND {same_bytes('app_name', ':a')}"
     )
 
@@ -206,7 +225,7 @@ def _load(window: Window) -> TextClause:
     ]
     if window.some:
         parts += [
-            _events("NULL", window, "seq IS NOT NULL", "seq DESC"),
+            _events("seq", window, "seq IS NOT NULL", "seq DESC"),
             _events(f"'{_FOREIGN}'", window, "seq IS NULL", "timestamp DESC, id DESC"),
         ]
     if window.after or not window.some:
@@ -214,7 +233,7 @@ def _load(window: Window) -> TextClause:
     if window.limited and not window.after:
         # seq + 0 keeps the planner from the index on seq, along which it would read the whole log.
         parts.append(
-            f"(SELECT '{_BEFORE}', NULL, NULL, {_micros('timestamp')}, NULL, NULL, NULL, NULL "
+            f"(SELECT CONCAT('{_BEFORE}', {_micros('timestamp')}), NULL, NULL "
             f"FROM events WHERE {_KEY} AND seq + 0 <= (SELECT o.seq FROM events o WHERE o.app_name = :a "
             "AND o.user_id = :u AND o.session_id = :s ORDER BY o.seq DESC LIMIT 1 OFFSET :skip) "
             "ORDER BY timestamp DESC LIMIT 1)"
@@ -226,7 +245,7 @@ def _load(window: Window) -> TextClause:
 def _older(window: Window) -> TextClause:
     parts = [_header(_SESSION, "sessions", "app_name", "user_id", "id"), _ANY_FOREIGN]
     if window.some:
-        parts.append(_events("NULL", window, "seq < :before", "seq DESC"))
+        parts.append(_events("seq", window, "seq < :before", "seq DESC"))
     return text(" UNION ALL ".join(parts))
 
 
@@ -234,12 +253,12 @@ def _events(kind: str, window: Window, condition: str, order: str) -> str:
     after = " AND timestamp >= :after" if window.after else ""
     limit = ":n" if window.limited else _NO_LIMIT
     return (
-        f"(SELECT {kind}, id, seq, {_micros('timestamp')}, event_data, NULL, NULL, NULL FROM events "
+        f"(SELECT CONCAT_WS(' ', {kind}, {_micros('timestamp')}), id, event_data FROM events "
         f"WHERE {_KEY} AND {condition}{after} ORDER BY {order} LIMIT {limit})"
     )
 
 
 _ANY_FOREIGN: Final = (
-    f"(SELECT '{_SOME_FOREIGN}', NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM events "
+    f"(SELECT '{_SOME_FOREIGN}', NULL, NULL FROM events "
     f"WHERE {_KEY} AND seq IS NULL LIMIT 1)"
 )

@@ -20,6 +20,7 @@ from ...records import (
     Exists,
     Expired,
     Failed,
+    Listing,
     Older,
     Query,
     ScopeKey,
@@ -137,7 +138,7 @@ class PortableDialect:
         """Reads the tags of the three scopes."""
         return reads.tags(key)
 
-    def sessions(self, app_name: str, user_id: str | None) -> Unit[list[Snapshot]]:
+    def sessions(self, app_name: str, user_id: str | None) -> Unit[Listing]:
         """Reads sessions without events."""
         return reads.sessions(app_name, user_id)
 

@@ -19,6 +19,7 @@ from ...records import (
     DeleteOutcome,
     Exists,
     Expired,
+    Listing,
     Missing,
     Older,
     Query,
@@ -195,8 +196,8 @@ class PostgresqlDialect(ExplicitDialect):
     def tags(self, key: SessionKey) -> Unit[Tags]:
         return postgresql_reads.tags(key)
 
-    def sessions(self, app_name: str, user_id: str | None) -> Unit[list[Snapshot]]:
-        return postgresql_reads.sessions(app_name, user_id, self._asyncpg)
+    def sessions(self, app_name: str, user_id: str | None) -> Unit[Listing]:
+        return postgresql_reads.sessions(app_name, user_id)
 
 
 def _readable(descriptor: int) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import TextClause, text
 
-from ...records import Content, EventRecord, Older, Query, SessionKey, Snapshot, Tag, Tags
+from ...records import Content, EventRecord, Listing, Older, Query, SessionKey, Snapshot, Tag, Tags
 from ..clock import POSTGRESQL_NOW, remaining
 from ..steps import Params, Step, Unit, first, key_params, scope_content, session_tag
 from ..values import to_micros, to_tag, to_time
@@ -38,8 +38,8 @@ TAGS: Final = text(
 
 
 @cache
-def list_statement(of_user: bool, binary: bool) -> TextClause:
-    """As `statements.list_sessions`, by arrays in one row; the last is of those without a number.
+def list_statement(of_user: bool) -> TextClause:
+    """As `statements.list_sessions`, by arrays in one row; the last is of those that are not adopted.
 
     A row for each session costs a driver more than what is in it.
     """
@@ -49,14 +49,14 @@ def list_statement(of_user: bool, binary: bool) -> TextClause:
         "coalesce((SELECT e.seq IS NULL FROM events e WHERE e.app_name = x.app_name "
         "AND e.user_id = x.user_id AND e.session_id = x.id ORDER BY e.seq DESC LIMIT 1), false)"
     )
-    state = _bytes("CAST(state AS text)", binary)
-    tag = f"incarnation, revision, nonce, {_micros('update_time')} AS micros, {state} AS state"
+    tag = f"incarnation, revision, nonce, {_micros('update_time')} AS micros, CAST(state AS text) AS state"
+    alien = "incarnation IS NULL OR revision IS NULL OR nonce IS NULL"
     tags = (
         "array_agg(incarnation), array_agg(revision), array_agg(nonce), array_agg(micros), array_agg(state)"
     )
     return text(
         "SELECT s.*, u.*, a.* FROM (SELECT array_agg(user_id), array_agg(id), "
-        f"{tags}, array_agg(alien) FROM (SELECT user_id, id, {tag}, {foreign} AS alien "
+        f"{tags}, array_agg(alien) FROM (SELECT user_id, id, {tag}, {alien} OR {foreign} AS alien "
         f"FROM sessions x WHERE app_name = :a{user} AND {ALIVE} ORDER BY update_time, user_id, id) w) s "
         f"CROSS JOIN (SELECT array_agg(user_id), {tags} FROM (SELECT user_id, {tag} FROM user_states "
         f"WHERE app_name = :a{user}) w) u "
@@ -64,28 +64,23 @@ def list_statement(of_user: bool, binary: bool) -> TextClause:
     )
 
 
-def sessions(app_name: str, user_id: str | None, binary: bool) -> Unit[list[Snapshot]]:
+def sessions(app_name: str, user_id: str | None) -> Unit[Listing]:
     """Reads sessions without events, and their shared scopes."""
     params: Params = {"a": app_name} if user_id is None else {"a": app_name, "u": user_id}
-    row = (yield Step(list_statement(user_id is not None, binary), params)).rows[0]
+    row = (yield Step(list_statement(user_id is not None), params)).rows[0]
     if row[0] is None:
-        return []
-    app = None if row[17] is None else Content(_tag(*row[14:18]), _document(row[18]))
+        return Listing(app_name, (), (), (), (), {}, None)
+    app = None if row[17] is None else Content(_tag(*row[14:18]), row[18].encode())
     users: dict[str, Content] = {}
     if row[8] is not None:
         for name, *tag, state in zip(*row[8:14], strict=True):
-            users[name] = Content(_tag(*tag), _document(state))
-    states = row[6] if binary else map(str.encode, row[6])
-    tags = map(_tag, *row[2:6])
-    return [
-        Snapshot(
-            SessionKey(app_name, user, session),
-            Content(Tag(0, 0, 0, tag.update_time) if alien else tag, state, (), False),
-            users.get(user),
-            app,
-        )
-        for user, session, tag, state, alien in zip(*row[:2], tags, states, row[7], strict=True)
-    ]
+            users[name] = Content(_tag(*tag), state.encode())
+    tags = list(map(Tag._make, zip(*row[2:6], strict=True)))
+    if True in row[7]:
+        for at, alien in enumerate(row[7]):
+            if alien:
+                tags[at] = Tag(0, 0, 0, row[5][at])
+    return Listing(app_name, row[0], row[1], tags, row[6], users, app)
 
 
 def _tag(incarnation: int | None, revision: int | None, nonce: int | None, micros: int) -> Tag:
@@ -93,10 +88,6 @@ def _tag(incarnation: int | None, revision: int | None, nonce: int | None, micro
     if incarnation is None or revision is None or nonce is None:
         return Tag(0, 0, 0, micros)
     return Tag(incarnation, revision, nonce, micros)
-
-
-def _document(state: str | bytes) -> bytes:
-    return state.encode() if isinstance(state, str) else state
 
 
 def _bytes(document: str, binary: bool) -> str:

@@ -15,7 +15,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from ...config import TieredConfig
 from ...errors import StoreUnavailableError
-from ...records import Append, AppendOutcome, Failed, ScopeKey, Snapshot, Unknown
+from ...records import Append, AppendOutcome, Failed, Listing, ScopeKey, Unknown
 from ..failures import is_duplicate, mapped
 from ..groups import Grouped
 from ..lent import Lent
@@ -44,7 +44,7 @@ class SqliteDialect(PortableDialect):
         unit = make()
         return await _hop(lent.driver, lambda raw: _transaction(raw, "BEGIN", lambda raw: _drive(raw, unit)))
 
-    def sessions(self, app_name: str, user_id: str | None) -> Unit[list[Snapshot]]:
+    def sessions(self, app_name: str, user_id: str | None) -> Unit[Listing]:
         return sqlite_reads.sessions(app_name, user_id)
 
     async def transaction(self, lent: Lent, unit: Unit[T]) -> T:

@@ -7,9 +7,9 @@ from typing import Final
 
 from sqlalchemy import TextClause, text
 
-from ...records import Content, SessionKey, Snapshot
+from ...records import Listing
 from ..clock import SQLITE_NOW
-from ..steps import Params, Step, Unit, first, scope_content
+from ..steps import Params, Step, Unit, first, listing, scope_content
 from ..values import to_tag
 
 # Whatever the columns' collation, look-alikes are not what was asked for (R34).
@@ -22,7 +22,7 @@ _FOREIGN: Final = (
 )
 
 
-def sessions(app_name: str, user_id: str | None) -> Unit[list[Snapshot]]:
+def sessions(app_name: str, user_id: str | None) -> Unit[Listing]:
     """Reads sessions without events, and their shared scopes."""
     params: Params = {"a": app_name} if user_id is None else {"a": app_name, "u": user_id}
     row = first((yield Step(_APP_STATE, {"a": app_name})))
@@ -31,17 +31,13 @@ def sessions(app_name: str, user_id: str | None) -> Unit[list[Snapshot]]:
         user: scope_content(found)
         for user, *found in (yield Step(_user_states(user_id is not None), params)).rows
     }
-    return [
-        Snapshot(
-            SessionKey(app_name, user, session),
-            Content(to_tag(incarnation, revision, nonce, time), state.encode(), (), False),
-            users.get(user),
-            app,
-        )
+    rows = [
+        (user, session, to_tag(incarnation, revision, nonce, time), state)
         for user, session, incarnation, revision, nonce, time, state in (
             yield Step(_sessions(user_id is not None), params)
         ).rows
     ]
+    return listing(app_name, rows, users, app)
 
 
 @cache
