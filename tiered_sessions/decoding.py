@@ -17,6 +17,8 @@ import gc
 import types
 from collections.abc import Callable, Collection, Mapping
 from enum import Enum
+from struct import calcsize
+from sys import getsizeof
 from typing import Any, Final, Generic, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -29,6 +31,9 @@ Converter = Callable[[Any], Any]
 
 _SHAPES: Final = 256
 _SHARED_KEYS: Final = 30
+# Bytes of a dictionary whose keys are shared: without values, and for each.
+_EMPTY: Final = getsizeof({})
+_VALUE: Final = calcsize("P")
 _PLAIN: Final = (str, int, float, bool, type(None))
 # What else may be configured can change a value.
 _CONFIG: Final = {
@@ -361,7 +366,10 @@ def _shares_keys(model: type[BaseModel]) -> bool:
     """
     if len(model.model_fields) >= _SHARED_KEYS:
         return False
-    probe = _with_fields(model, model.model_fields)
+    _with_fields(model, model.model_fields)
+    probe = _new(model)
+    for name in model.model_fields:
+        _set_field(probe, name, None)
     return all(type(part) is not dict for part in gc.get_referents(probe))
 
 
@@ -377,14 +385,15 @@ def _slim(names: Collection[str]) -> dict[str, Any]:
 
 
 def _with_fields(kind: type, names: Collection[str]) -> Any:
-    """Returns an object with these attributes, and what room the class leaves for more is gone."""
+    """Returns an object with these attributes; if it is one of the class's first, later ones have no more room."""
     made: Any = None
-    # An object has room for as many more attributes as objects before it did not need.
-    for number in range(_SHARED_KEYS):
+    # Each new object has room for one attribute less than the last, down to those that were ever set.
+    for _ in range(_SHARED_KEYS):
         made = _new(kind)
-        if number in (0, _SHARED_KEYS - 1):
-            for name in names:
-                _set_field(made, name, None)
+        if getsizeof(made.__dict__) <= _EMPTY + _VALUE * len(names):
+            break
+    for name in names:
+        _set_field(made, name, None)
     return made
 
 
