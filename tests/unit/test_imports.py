@@ -27,6 +27,7 @@ ROWS = {
     "windows": 1,
     "conversions": 1,
     "decoding": 1,
+    "slim": 0,
     "shared_events": 1,
     "rebase": 1,
     "state": 1,
