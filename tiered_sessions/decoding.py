@@ -13,7 +13,6 @@ Objects that many readers will be given are built smaller, and unknown to the ga
 
 from __future__ import annotations
 
-import gc
 import types
 from collections.abc import Callable, Collection, Mapping
 from enum import Enum
@@ -23,13 +22,13 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from .building import Builder, Kind, builder
-from .untracked import untrack, untracked
+from .slim import shares_keys, slim, small
+from .untracked import untrack
 
 M = TypeVar("M", bound=BaseModel)
 Converter = Callable[[Any], Any]
 
 _SHAPES: Final = 256
-_SHARED_KEYS: Final = 30
 _PLAIN: Final = (str, int, float, bool, type(None))
 # What else may be configured can change a value.
 _CONFIG: Final = {
@@ -46,8 +45,6 @@ _CONFIG: Final = {
     "defer_build",
     "title",
 }
-_new = object.__new__
-_set_field = object.__setattr__
 
 
 class _Surprise(Exception):
@@ -67,8 +64,9 @@ class Decoder(Generic[M]):
 
     def __init__(self, model: type[M], harmless: Collection[str] = (), *, shared: bool = False) -> None:
         self.shared = shared
-        # Asked now, before many objects of these classes are made (`_shares_keys`).
-        self.bare = {part for part in _parts(model) if _shares_keys(part)} if shared else set()
+        # Asked now, before many objects of these classes are made (`shares_keys`).
+        parts = _parts(model) if shared else set()
+        self.bare = {part for part in parts if shares_keys(part, part.model_fields)}
         self._model = model
         self._harmless = frozenset(harmless)
         self._nodes: dict[type[BaseModel], _Node] = {}
@@ -112,7 +110,7 @@ class _Node:
         # Without a dictionary of its own an object takes half the room, where the class allows it.
         self._bare = decoder.shared and model in decoder.bare
         # What is done to containers that were given, with all that is in them, and to those made here.
-        self._given: Converter = untracked if decoder.shared else _as_it_is
+        self._given: Converter = small if decoder.shared else _as_it_is
         self._made: Converter = _untracked_itself if decoder.shared else _as_it_is
 
     def __call__(self, value: Any) -> Any:
@@ -157,7 +155,7 @@ class _Node:
             return None
         decorators = self._model.__pydantic_decorators__.field_validators.values()
         validated = {name for decorator in decorators for name in decorator.info.fields}
-        defaults: dict[str, Any] = _slim(fields) if self._shared else {}
+        defaults: dict[str, Any] = slim(fields) if self._shared else {}
         factories: dict[str, Callable[[], Any]] = {}
         for name, field in fields.items():
             defaults[name] = None
@@ -180,11 +178,14 @@ class _Node:
         return builder(self._kind, tuple(given), defaults, factories, converters)
 
     def _factory(self, field: FieldInfo) -> Callable[[], Any]:
-        made = self._made
-        if field.default_factory is dict:
+        made, factory = self._made, field.default_factory
+        if factory is dict:
             return dict
-        if field.default_factory is list:
+        if factory is list:
             return lambda: made([])
+        if isinstance(factory, type) and issubclass(factory, BaseModel):
+            node = self._decoder.node(factory)
+            return lambda: node({})
         return lambda: field.get_default(call_default_factory=True)
 
     def _understood(self) -> bool:
@@ -294,42 +295,6 @@ def _parts(model: type[BaseModel]) -> set[type[BaseModel]]:
             found.add(one)
             todo += [field.annotation for field in one.model_fields.values()]
     return found
-
-
-def _shares_keys(model: type[BaseModel]) -> bool:
-    """Says whether objects of the class can be without a dictionary of their own: values, and no keys.
-
-    Python 3.11 and 3.12 decide that of a class when its first objects get their attributes one by one,
-    and for less than thirty of them. Validation gives a whole dictionary to each, and after about as many
-    objects the class has lost the room; so this must be asked early.
-    """
-    if len(model.model_fields) >= _SHARED_KEYS:
-        return False
-    probe = _with_fields(model, model.model_fields)
-    return all(type(part) is not dict for part in gc.get_referents(probe))
-
-
-def _slim(names: Collection[str]) -> dict[str, Any]:
-    """Returns a dictionary with these keys. If they are few, its copies share them and have only values."""
-
-    class Named:
-        pass
-
-    if len(names) >= _SHARED_KEYS:
-        return dict.fromkeys(names)
-    return dict.copy(_with_fields(Named, names).__dict__)
-
-
-def _with_fields(kind: type, names: Collection[str]) -> Any:
-    """Returns an object with these attributes, and what room the class leaves for more is gone."""
-    made: Any = None
-    # An object has room for as many more attributes as objects before it did not need.
-    for number in range(_SHARED_KEYS):
-        made = _new(kind)
-        if number in (0, _SHARED_KEYS - 1):
-            for name in names:
-                _set_field(made, name, None)
-    return made
 
 
 def _as_it_is(value: Any) -> Any:

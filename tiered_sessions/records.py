@@ -170,7 +170,7 @@ class Query(NamedTuple):
     def select(self, events: tuple[EventRecord, ...]) -> tuple[EventRecord, ...]:
         """Returns the events of `events` that the reader wants."""
         if self.after is not None:
-            events = tuple(e for e in events if e.timestamp >= self.after)
+            events = tuple([e for e in events if e.timestamp >= self.after])
         if self.limit is None:
             return events
         return events[-self.limit :] if self.limit else ()

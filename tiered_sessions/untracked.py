@@ -12,12 +12,9 @@ cannot account for, so it stays. A dictionary is tracked again when it is given 
 from __future__ import annotations
 
 import ctypes
-import gc
 import sys
 from collections.abc import Callable
 from typing import Any, Final
-
-_BUILDS_TREES: Final = (dict, list)
 
 
 def _of_interpreter() -> Callable[[object], None] | None:
@@ -35,14 +32,3 @@ def _nothing(_: object) -> None:
 
 untrack: Final[Callable[[object], None]] = _of_interpreter() or _nothing
 """Takes one container, not what is in it, out of the collector's lists; repeating it is harmless."""
-
-
-def untracked(value: Any) -> Any:
-    """Untracks a JSON value with all that is in it, and returns it."""
-    # The interpreter itself does not track a dictionary without containers.
-    if gc.is_tracked(value):
-        untrack(value)
-        for one in value.values() if type(value) is dict else value:
-            if type(one) in _BUILDS_TREES:
-                untracked(one)
-    return value

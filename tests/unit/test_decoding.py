@@ -47,6 +47,7 @@ class Tree(BaseModel):
     tags: set[str] | None = None
     numbers: list[int] = Field(default_factory=list)
     leaf: Leaf | None = None
+    always: Leaf = Field(default_factory=Leaf)
     leaves: list[Leaf] = Field(default_factory=list)
     named: dict[str, Leaf] = Field(default_factory=dict)
     free: Any = None
@@ -91,9 +92,10 @@ def test_results_are_their_own() -> None:
     for tree in trees:
         tree.document["a"].append(1)
         tree.numbers.append(1)
+        tree.always.name = "changed"
         tree.__pydantic_fields_set__.add("free")
     fresh = decode({"count": 1, "document": {"a": []}})
-    assert (fresh.document, fresh.numbers) == ({"a": []}, [])
+    assert (fresh.document, fresh.numbers, fresh.always) == ({"a": []}, [], Leaf())
     assert fresh.model_fields_set == {"id", "count", "document"}
 
 

@@ -28,6 +28,7 @@ ROWS = {
     "conversions": 1,
     "decoding": 1,
     "building": 1,
+    "slim": 0,
     "shared_events": 1,
     "rebase": 1,
     "state": 1,

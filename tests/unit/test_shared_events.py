@@ -79,7 +79,7 @@ def test_a_history_that_was_replaced_is_decoded() -> None:
     ("old", "new"),
     [
         ("self.seq == record.seq", "True or self.seq == record.seq"),
-        ("and self.digest == hash(record.payload) & _HASH", ""),
+        ("and self._stamp == _stamp(record)", ""),
     ],
     ids=["uncompared", "by number and id"],
 )
@@ -134,6 +134,16 @@ def test_a_content_is_found_with_its_events_decoded() -> None:
     assert here.of(longer.events) == [51, 52]
     # Read anew from elsewhere, the same bytes are the same events.
     assert here.of(history(*range(40, 54))) == [53]
+
+
+@pytest.mark.parametrize("timestamp", [0, 1, -1, 1_780_000_000_123_456, -(10**17), 10**18])
+def test_a_kept_record_tells_its_time(timestamp: int) -> None:
+    found = EventRecord(1, "e1", timestamp, b"{}")
+    kept = KeptRecord(found, decoded(found._replace(timestamp=1)))
+    assert kept.timestamp == timestamp
+    assert kept.stands_for(found)
+    assert not kept.stands_for(found._replace(timestamp=timestamp + 1))
+    assert not kept.stands_for(found._replace(payload=b"{} "))
 
 
 def test_a_part_does_not_replace_more_of_the_same() -> None:

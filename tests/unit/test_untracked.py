@@ -10,7 +10,8 @@ from pydantic import BaseModel, Field
 
 from tiered_sessions.decoding import Decoder
 from tiered_sessions.models import Event
-from tiered_sessions.untracked import untrack, untracked
+from tiered_sessions.slim import small
+from tiered_sessions.untracked import untrack
 
 
 class Leaf(BaseModel):
@@ -79,7 +80,7 @@ def test_what_is_dropped_is_freed_without_a_collection() -> None:
 
 
 def test_what_an_untracked_object_refers_to_is_left_alone() -> None:
-    holder = untracked({"a": [[1]]})
+    holder = small({"a": [[1]]})
     cycle: list[object] = []
     cycle.append(cycle)
     holder["cycle"] = cycle

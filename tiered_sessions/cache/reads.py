@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from redis.exceptions import ConnectionError, ResponseError, TimeoutError
 
@@ -71,12 +71,18 @@ class Reads(NamedTuple):
         return (Unavailable(reason(error)),) * len(self.names)
 
 
-@lru_cache(4096)
 def reads(namespace: str, scopes: tuple[ScopeKey, ...], newest: int | None, whole: bool) -> Reads:
     """Returns what reads the entries of `scopes`."""
-    # The lookups of a session that is hot are the same again and again.
+    # Of a session that is hot the header is read again and again, all of it once.
+    return (_again if newest == 0 else _once)(namespace, scopes, newest, whole)
+
+
+def _once(namespace: str, scopes: tuple[ScopeKey, ...], newest: int | None, whole: bool) -> Reads:
     names = tuple(keys.entry_key(namespace, scope) for scope in scopes)
     return _reads(names, tuple(scope.kind for scope in scopes), newest, whole)
+
+
+_again: Final = lru_cache(4096)(_once)
 
 
 def _reads(names: tuple[str, ...], kinds: tuple[str, ...], newest: int | None, whole: bool) -> Reads:
