@@ -39,9 +39,7 @@ class Journal:
 
 def groups(store: SqlSessionStore) -> Groups:
     """The queue of a store that has one."""
-    found = store._groups
-    assert found is not None
-    return found
+    return store._groups["append"]
 
 
 async def until(condition: Any) -> None:
@@ -55,7 +53,7 @@ async def until(condition: Any) -> None:
 
 async def share(store: SessionStore, write: Append, outbox: Sequence[ScopeKey] = ()) -> AppendOutcome:
     """Performs an append as a caller who is willing to share."""
-    writer = await store.writer(grouped=True)
+    writer = await store.writer(grouped="append")
     try:
         return await writer.append(write, outbox)
     finally:
@@ -80,7 +78,7 @@ async def gathering(store: SqlSessionStore) -> AsyncIterator[None]:
 async def seated(store: SqlSessionStore, count: int) -> list[StoreWriter]:
     """Returns so many seats of one batch, which waits for what they bring."""
     async with gathering(store):
-        writers = [asyncio.create_task(store.writer(grouped=True)) for _ in range(count)]
+        writers = [asyncio.create_task(store.writer(grouped="append")) for _ in range(count)]
         await until(lambda: len(groups(store)._waiting) == count)
     return [await writer for writer in writers]
 
