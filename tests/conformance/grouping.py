@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from tests.conformance.store_backends import START, created, event, new_key
-from tiered_sessions.records import Append, AppendOutcome, NewEvent, ScopeKey, SessionKey
+from tiered_sessions.records import Append, AppendOutcome, Kind, NewEvent, ScopeKey, SessionKey
 from tiered_sessions.store.base import SessionStore, StoreWriter
 from tiered_sessions.store.groups import Groups
 from tiered_sessions.store.store import SqlSessionStore
@@ -37,9 +37,9 @@ class Journal:
         monkeypatch.setattr(dialect, "append", append)
 
 
-def groups(store: SqlSessionStore) -> Groups:
-    """The queue of a store that has one."""
-    return store._groups["append"]
+def groups(store: SqlSessionStore, kind: Kind = "append") -> Groups:
+    """A queue of a store that has some."""
+    return store._groups[kind]
 
 
 async def until(condition: Any) -> None:
@@ -61,9 +61,9 @@ async def share(store: SessionStore, write: Append, outbox: Sequence[ScopeKey] =
 
 
 @contextlib.asynccontextmanager
-async def gathering(store: SqlSessionStore) -> AsyncIterator[None]:
+async def gathering(store: SqlSessionStore, kind: Kind = "append") -> AsyncIterator[None]:
     """Every connection is in use; when the block ends one comes free, and all who wait meet in a batch."""
-    every = groups(store)
+    every = groups(store, kind)
     held, every._free = every._free, 0
     try:
         yield
