@@ -7,6 +7,7 @@ waiting for a seat, called, masking, waiting for the others, while the statement
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -14,7 +15,7 @@ from tests.protocol.faulty import Fault, FaultyStore, Plan
 from tests.protocol.fleet_strategies import KEYS
 from tests.protocol.mutations import edit
 from tests.protocol.test_stateful import Fleet
-from tiered_sessions.records import Kind
+from tiered_sessions.records import Create, Kind, Query, SessionKey
 from tiered_sessions.store.groups import Batch, Groups
 
 # The first has the connection. Of the others one comes too late for its session, which the first changes.
@@ -79,6 +80,52 @@ def _leaving(
     for moment in range(MOMENTS):
         crowd(faults, (moment * STEP, moment % 4), wrong=wrong)
         crowd(faults, (moment * STEP, 1), (moment * STEP, 2), wrong=wrong)
+
+
+def lives(faults: dict[tuple[str, int], Fault], *leaves: tuple[float, int]) -> list[tuple[str, int]]:
+    """Sessions end, and others begin, by statements that are shared; returns those statements."""
+    fleet, statements = Fleet(), []
+    together = FaultyStore.write_together
+
+    def noted(self: FaultyStore, kind: Kind, writes: list[object], inner: object) -> object:
+        statements.append((kind, len(writes)))
+        return together(self, kind, writes, inner)  # type: ignore[arg-type]
+
+    try:
+        fleet.begin(30.0, True, True, 200)
+        fleet.look_around(0)
+        here = fleet.world.servers[1]
+        new = [SessionKey("app", user, "c") for user in ("user", "other", "user")]
+        works = [
+            *(partial(here.delete, key) for key in (KEYS[0], KEYS[0], KEYS[1], KEYS[1])),
+            *(partial(here.create, Create(key, 1, b"{}")) for key in new),
+        ]
+        starts = [
+            (0.0 if number in (0, 4) else 0.001, lambda work=work: here.start(work()))
+            for number, work in enumerate(works)
+        ]
+        fleet.world.plan = Plan({("write", 0): Fault("slow", 0.002), **faults})
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.setattr(FaultyStore, "write_together", noted)
+            fleet.meet(starts, list(leaves))
+        for key in (*KEYS, *new[:2]):
+            fleet.call(0, lambda server, key=key: server.read(key, Query()), Plan(), None)
+        fleet.look_around(0)
+    finally:
+        fleet.teardown()
+    return statements
+
+
+def test_lives_share_statements() -> None:
+    assert ("delete", 2) in lives({}), "of a key that is there twice one goes alone"
+    assert ("create", 2) in lives({("write", 1): Fault("slow", 0.002)})
+
+
+@pytest.mark.parametrize("faults", FAULTS, ids=str)
+def test_whoever_leaves_a_deletion_or_a_create(faults: dict[tuple[str, int], Fault]) -> None:
+    for moment in range(MOMENTS):
+        lives(faults, (moment * STEP, moment % 7))
+        lives(faults, (moment * STEP, 1), (moment * STEP, 5))
 
 
 @pytest.mark.parametrize(
