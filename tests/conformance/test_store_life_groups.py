@@ -89,9 +89,7 @@ async def creating(store: SqlSessionStore, write: Create) -> CreateOutcome:
         await writer.release()
 
 
-async def deleting(
-    store: SqlSessionStore, key: SessionKey, outbox: Sequence[ScopeKey] = ()
-) -> DeleteOutcome:
+async def deleting(store: SqlSessionStore, key: SessionKey, outbox: Sequence[ScopeKey] = ()) -> DeleteOutcome:
     writer = await store.writer(grouped="delete")
     try:
         return await writer.delete(key, outbox)
@@ -288,8 +286,10 @@ async def test_without_a_cascade_each_deletion_removes_its_events(
             await committed(store, Append(key, tag, START, (event("e"),)))
         async with store.engine.begin() as connection:
             named = await connection.execute(
-                text("SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint "
-                     "WHERE contype = 'f' AND conrelid = CAST('events' AS regclass)")
+                text(
+                    "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint "
+                    "WHERE contype = 'f' AND conrelid = CAST('events' AS regclass)"
+                )
             )
             name, definition = named.one()
             await connection.execute(text(f'ALTER TABLE events DROP CONSTRAINT "{name}"'))

@@ -74,9 +74,7 @@ def test_whoever_leaves_at_any_moment(faults: dict[tuple[str, int], Fault]) -> N
     _leaving(faults, right)
 
 
-def _leaving(
-    faults: dict[tuple[str, int], Fault], wrong: Callable[[pytest.MonkeyPatch], None]
-) -> None:
+def _leaving(faults: dict[tuple[str, int], Fault], wrong: Callable[[pytest.MonkeyPatch], None]) -> None:
     for moment in range(MOMENTS):
         crowd(faults, (moment * STEP, moment % 4), wrong=wrong)
         crowd(faults, (moment * STEP, 1), (moment * STEP, 2), wrong=wrong)
@@ -137,8 +135,6 @@ def test_whoever_leaves_a_deletion_or_a_create(faults: dict[tuple[str, int], Fau
     ],
     ids=["a connection that comes free", "one session twice", "each is answered"],
 )
-def test_it_is_red_without(
-    owner: type, function: str, old: str, new: str
-) -> None:
+def test_it_is_red_without(owner: type, function: str, old: str, new: str) -> None:
     with pytest.raises(AssertionError):
         _leaving({}, edit(owner, function, old, new))

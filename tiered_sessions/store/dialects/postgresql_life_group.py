@@ -63,22 +63,16 @@ async def create_group(
         for write, _ in group
     ]
     params = {"lock": lock, **_params(_COLUMNS | (_TTL if ttl else {}), rows)}
-    found = await execute(create_group_statement(ttl), params)
-    # What sessions share is one content for all of them.
-    shared: dict[tuple[Any, ...], Content] = {}
-    made: dict[SessionKey, tuple[bytes, Content, Content]] = {}
-    for app_name, user_id, session_id, state, *scopes in found:
-        app, user = (
-            shared.setdefault((*names, *row[:3]), scope_content(row))
-            for names, row in (((app_name,), scopes[:5]), ((app_name, user_id), scopes[5:10]))
-        )
-        made[SessionKey(app_name, user_id, session_id)] = (state.encode(), app, user)
+    made = {SessionKey(*row[:3]): row for row in await execute(create_group_statement(ttl), params)}
     outcomes: list[CreateOutcome | None] = []
     for write, _ in group:
-        parts = made.get(write.key)
-        outcomes.append(
-            parts and Snapshot(write.key, Content(tags[write.key], parts[0]), parts[2], parts[1], write.ttl)
-        )
+        row = made.get(write.key)
+        if row is None:
+            outcomes.append(None)
+            continue
+        session = Content(tags[write.key], row[3].encode())
+        user, app = scope_content(row[9:14]), scope_content(row[4:9])
+        outcomes.append(Snapshot(write.key, session, user, app, write.ttl))
     return outcomes
 
 
@@ -90,9 +84,7 @@ def create_group_statement(ttl: bool) -> TextClause:
     """
     expiry = "CAST(NULL AS timestamp), CAST(NULL AS bigint)"
     if ttl:
-        expiry = (
-            f"{POSTGRESQL_NOW} + CAST(b.ttl AS double precision) * interval '1 millisecond', b.sliding"
-        )
+        expiry = f"{POSTGRESQL_NOW} + CAST(b.ttl AS double precision) * interval '1 millisecond', b.sliding"
     of_app, of_user = "x.app_name = ses.app_name", "x.app_name = ses.app_name AND x.user_id = ses.user_id"
     return text(
         f"WITH {CFG}, {_batch(_COLUMNS | (_TTL if ttl else {}))}, "
@@ -134,9 +126,7 @@ def _found(name: str, table: str, same: str) -> str:
 # --- deletes ---------------------------------------------------------------------------------
 
 
-async def delete_group(
-    execute: Execute, group: Sequence[Grouped[SessionKey]]
-) -> list[DeleteOutcome | None]:
+async def delete_group(execute: Execute, group: Sequence[Grouped[SessionKey]]) -> list[DeleteOutcome | None]:
     """Sends the statement that deletes sessions; None of those that are locked, or not there."""
     outbox = any(scopes for _, scopes in group)
     stamps = [((fresh() if scopes else None,) if outbox else ()) for _, scopes in group]
