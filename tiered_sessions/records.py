@@ -256,6 +256,11 @@ class Create:
     replace_expired: bool = False
 
     @property
+    def shareable(self) -> bool:
+        """Whether one statement may store it with other creates: it changes no entry."""
+        return not self.scopes
+
+    @property
     def scopes(self) -> tuple[ScopeKey, ...]:
         """The scopes whose entries this write makes old, in the lock order session, app, user."""
         session = (self.key.session,) if self.replace_expired else ()
@@ -340,6 +345,9 @@ class Failed:
 
     error: Exception
 
+
+Kind = Literal["append", "create", "delete"]
+"""What a write does."""
 
 AppendOutcome = Committed | Already | Stale | Missing | Conflict | Unknown | Failed
 CreateOutcome = Snapshot | Exists | Expired | Unknown | Failed

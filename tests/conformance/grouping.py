@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from tests.conformance.store_backends import START, created, event, new_key
-from tiered_sessions.records import Append, AppendOutcome, NewEvent, ScopeKey, SessionKey
+from tiered_sessions.records import Append, AppendOutcome, Kind, NewEvent, ScopeKey, SessionKey
 from tiered_sessions.store.base import SessionStore, StoreWriter
 from tiered_sessions.store.groups import Groups
 from tiered_sessions.store.store import SqlSessionStore
@@ -37,11 +37,9 @@ class Journal:
         monkeypatch.setattr(dialect, "append", append)
 
 
-def groups(store: SqlSessionStore) -> Groups:
-    """The queue of a store that has one."""
-    found = store._groups
-    assert found is not None
-    return found
+def groups(store: SqlSessionStore, kind: Kind = "append") -> Groups:
+    """A queue of a store that has some."""
+    return store._groups[kind]
 
 
 async def until(condition: Any) -> None:
@@ -55,7 +53,7 @@ async def until(condition: Any) -> None:
 
 async def share(store: SessionStore, write: Append, outbox: Sequence[ScopeKey] = ()) -> AppendOutcome:
     """Performs an append as a caller who is willing to share."""
-    writer = await store.writer(grouped=True)
+    writer = await store.writer(grouped="append")
     try:
         return await writer.append(write, outbox)
     finally:
@@ -63,9 +61,9 @@ async def share(store: SessionStore, write: Append, outbox: Sequence[ScopeKey] =
 
 
 @contextlib.asynccontextmanager
-async def gathering(store: SqlSessionStore) -> AsyncIterator[None]:
+async def gathering(store: SqlSessionStore, kind: Kind = "append") -> AsyncIterator[None]:
     """Every connection is in use; when the block ends one comes free, and all who wait meet in a batch."""
-    every = groups(store)
+    every = groups(store, kind)
     held, every._free = every._free, 0
     try:
         yield
@@ -80,7 +78,7 @@ async def gathering(store: SqlSessionStore) -> AsyncIterator[None]:
 async def seated(store: SqlSessionStore, count: int) -> list[StoreWriter]:
     """Returns so many seats of one batch, which waits for what they bring."""
     async with gathering(store):
-        writers = [asyncio.create_task(store.writer(grouped=True)) for _ in range(count)]
+        writers = [asyncio.create_task(store.writer(grouped="append")) for _ in range(count)]
         await until(lambda: len(groups(store)._waiting) == count)
     return [await writer for writer in writers]
 

@@ -277,7 +277,7 @@ async def test_who_leaves_is_not_waited_for(
     waiting, called, released, stays = writes
     async with gathering(store):
         tasks = [asyncio.create_task(share(store, write)) for write in (waiting, called)]
-        writers = [asyncio.create_task(store.writer(grouped=True)) for _ in range(2)]
+        writers = [asyncio.create_task(store.writer(grouped="append")) for _ in range(2)]
         await until(lambda: len(groups(store)._waiting) == 4)
         tasks[0].cancel()
         seat = groups(store)._waiting[1]
@@ -335,7 +335,7 @@ async def test_nobody_waits_long_for_who_is_late(store: SqlSessionStore, journal
     writes = await sessions(store, 4)
     async with gathering(store):
         tasks = [asyncio.create_task(share(store, write)) for write in writes[:2]]
-        late = [asyncio.create_task(store.writer(grouped=True)) for _ in range(2)]
+        late = [asyncio.create_task(store.writer(grouped="append")) for _ in range(2)]
         await until(lambda: len(groups(store)._waiting) == 4)
     writers = [await writer for writer in late]
     assert all(isinstance(outcome, Committed) for outcome in await asyncio.gather(*tasks))

@@ -17,6 +17,7 @@ from tiered_sessions.records import (
     Append,
     Create,
     Failed,
+    Kind,
     Listing,
     Older,
     OutboxRow,
@@ -134,7 +135,7 @@ class ToyStore:
     async def user_state(self, app_name: str, user_id: str) -> bytes:
         raise NotImplementedError
 
-    async def writer(self, *, grouped: bool = False) -> ToyStore:
+    async def writer(self, *, grouped: Kind | None = None) -> ToyStore:
         await self._statement("checkout")
         return self
 

@@ -20,6 +20,7 @@ from tiered_sessions.records import (
     Append,
     Create,
     Failed,
+    Kind,
     Older,
     OutboxRow,
     Query,
@@ -35,6 +36,8 @@ from tiered_sessions.testing.faulty import STEPS
 
 if TYPE_CHECKING:
     from tests.protocol.fleet_server import Errand, Server
+
+_KINDS: tuple[Kind, ...] = ("append", "create", "delete")
 
 DISTANCE = 0.0005
 """How long a command travels, and its reply, in seconds."""
@@ -166,14 +169,16 @@ class FaultyStore:
         self._server = server
         self.engine = InlineEngine(server.world.raw)
         self._inner = store_over(self.engine, server.world.config)
-        # The product's queue, with one connection: whoever comes while it is in use shares it.
-        self.groups = Groups(
-            self._checkout_noted, lambda append: append.shareable, 1, server.world.config.mask_age
-        )
+        # The product's queues, with one connection each: whoever comes while it is in use shares it.
+        self.groups: dict[Kind, Groups] = {kind: self._queue(kind) for kind in _KINDS}
         self.busy: list[tuple[float, float]] = []
         self.failed_at: list[float] = []
         self.errands: dict[int, Errand] = {}
-        """Whose the appends are that wait in a batch, by their identity."""
+        """Whose the writes are that wait in a batch, by their identity."""
+
+    def _queue(self, kind: Kind) -> Groups:
+        age = self._server.world.config.mask_age
+        return Groups(self._checkout_noted, kind, lambda _: True, 1, age)
 
     async def prepare(self) -> None: ...
 
@@ -198,12 +203,12 @@ class FaultyStore:
     async def outbox_done(self, rows: Sequence[OutboxRow]) -> None:
         await self._read("outbox done", lambda: self._inner.outbox_done(rows))
 
-    async def writer(self, *, grouped: bool = False) -> StoreWriter:
+    async def writer(self, *, grouped: Kind | None = None) -> StoreWriter:
         if not grouped:
             return await self._checkout()
         # Whoever waits for a connection waits for the database.
         async with self.waiting():
-            return cast("StoreWriter", _Seated(self._server, await self.groups.writer()))
+            return cast("StoreWriter", _Seated(self._server, await self.groups[grouped].writer()))
 
     async def _checkout_noted(self) -> _Writer:
         try:
@@ -223,8 +228,9 @@ class FaultyStore:
             return _Writer(self, await self._inner.writer())
 
     async def close(self) -> None:
-        if self.groups.tasks:
-            await asyncio.wait(self.groups.tasks)
+        tasks = set().union(*(groups.tasks for groups in self.groups.values()))
+        if tasks:
+            await asyncio.wait(tasks)
         await self._inner.close()
 
     async def _read(self, name: str, work: Callable[[], Awaitable[Any]]) -> Any:
@@ -254,9 +260,11 @@ class FaultyStore:
 
     async def write(
         self,
-        operation: Append | Create | _Delete,
+        operation: Append | Create | SessionKey,
         outbox: Sequence[ScopeKey],
         work: Callable[[], Awaitable[Any]],
+        *,
+        only_expired: bool = False,
     ) -> Any:
         """Performs a write, tells the model of it as soon as it is done, and answers."""
         # A batch of one is sent by the queue, too, not by whose it is.
@@ -264,23 +272,23 @@ class FaultyStore:
 
         async def execute() -> Any:
             outcome = await work()
-            self._done(operation, outcome, outbox, errand)
+            self._done(operation, outcome, outbox, errand, only_expired=only_expired)
             return outcome
 
         return await self._perform(self._server.world.plan.next("write"), execute)
 
-    async def write_together(self, writes: Sequence[Grouped], inner: GroupWriter) -> Any:
-        """Performs appends by one statement."""
+    async def write_together(self, kind: Kind, writes: Sequence[Grouped[Any]], inner: GroupWriter) -> Any:
+        """Performs writes by one statement."""
         fault = self._server.world.plan.next("write")
         passed = 1 if fault.kind == "locked" else 0
-        errands = [self.errands[id(append)] for append, _ in writes]
+        errands = [self.errands[id(operation)] for operation, _ in writes]
 
         async def execute() -> Any:
             outcomes = [None] * passed
-            outcomes += await inner.append_group(writes[passed:]) if writes[passed:] else []
-            for (append, outbox), outcome, errand in zip(writes, outcomes, errands, strict=True):
+            outcomes += await inner.group(kind, writes[passed:]) if writes[passed:] else []
+            for (operation, outbox), outcome, errand in zip(writes, outcomes, errands, strict=True):
                 if outcome is not None:
-                    self._done(append, outcome, outbox, errand)
+                    self._done(operation, outcome, outbox, errand)
             return outcomes
 
         outcome = await self._perform(fault, execute)
@@ -290,7 +298,13 @@ class FaultyStore:
         return [outcome] * len(writes) if isinstance(outcome, Unknown) else outcome
 
     def _done(
-        self, operation: Append | Create | _Delete, outcome: Any, outbox: Sequence[ScopeKey], errand: Errand
+        self,
+        operation: Append | Create | SessionKey,
+        outcome: Any,
+        outbox: Sequence[ScopeKey],
+        errand: Errand,
+        *,
+        only_expired: bool = False,
     ) -> None:
         truth = self._server.world.truth
         assert not isinstance(outcome, Failed | Unknown), outcome
@@ -299,7 +313,7 @@ class FaultyStore:
         elif isinstance(operation, Create):
             made = truth.created(operation, outcome)
         else:
-            made = truth.deleted(*operation, outcome)
+            made = truth.deleted(operation, only_expired, outcome)
         self._server.world.committed(made, errand, outbox)
 
     async def _perform(self, fault: Fault, execute: Callable[[], Awaitable[Any]]) -> Any:
@@ -314,11 +328,6 @@ class FaultyStore:
             if fault.kind == "cut":
                 return Unknown(self.failure(CommitOutcomeUnknownError()))
             return outcome
-
-
-class _Delete(NamedTuple):
-    key: SessionKey
-    only_expired: bool
 
 
 class _Waiting:
@@ -343,12 +352,27 @@ class _Seated:
         self._inner = inner
 
     async def append(self, append: Append, outbox: Sequence[ScopeKey] = ()) -> Any:
-        errands = self._server.store.errands
         # One object for each call, though two may repeat one append.
         own = replace(append)
+        return await self._remembered(own, lambda: self._inner.append(own, outbox))
+
+    async def create(self, create: Create, outbox: Sequence[ScopeKey] = ()) -> Any:
+        own = replace(create)
+        return await self._remembered(own, lambda: self._inner.create(own, outbox))
+
+    async def delete(
+        self, key: SessionKey, outbox: Sequence[ScopeKey] = (), *, only_expired: bool = False
+    ) -> Any:
+        own = SessionKey(*key)
+        return await self._remembered(
+            own, lambda: self._inner.delete(own, outbox, only_expired=only_expired)
+        )
+
+    async def _remembered(self, own: Any, perform: Callable[[], Awaitable[Any]]) -> Any:
+        errands = self._server.store.errands
         errands[id(own)] = self._server.errand()
         try:
-            return await self._inner.append(own, outbox)
+            return await perform()
         finally:
             del errands[id(own)]
 
@@ -364,8 +388,8 @@ class _Writer:
         self._inner = inner
         self.on_release: Callable[[], None] | None = None
 
-    async def append_group(self, writes: Sequence[Grouped]) -> Any:
-        return await self._store.write_together(writes, cast("GroupWriter", self._inner))
+    async def group(self, kind: Kind, writes: Sequence[Grouped[Any]]) -> Any:
+        return await self._store.write_together(kind, writes, cast("GroupWriter", self._inner))
 
     async def append(self, append: Append, outbox: Sequence[ScopeKey] = ()) -> Any:
         return await self._store.write(append, outbox, lambda: self._inner.append(append, outbox))
@@ -377,9 +401,10 @@ class _Writer:
         self, key: SessionKey, outbox: Sequence[ScopeKey] = (), *, only_expired: bool = False
     ) -> Any:
         return await self._store.write(
-            _Delete(key, only_expired),
+            key,
             outbox,
             lambda: self._inner.delete(key, outbox, only_expired=only_expired),
+            only_expired=only_expired,
         )
 
     async def release(self) -> None:

@@ -140,18 +140,28 @@ class Fleet(RuleBasedStateMachine):
         """Callers of one server append at once, by statements that they share; some leave meanwhile."""
         self.world.plan = meets
         here = self.world.servers[server]
+
+        def append(key: SessionKey, back: int) -> asyncio.Task[Any]:
+            write = self.write(key, self.newest(key, back), 1, False, set())
+            return here.start(here.append(write))
+
+        self.meet([(at, partial(append, key, back)) for at, key, back in calls], leaves)
+
+    def meet(
+        self, starts: list[tuple[float, Callable[[], asyncio.Task[Any]]]], leaves: list[tuple[float, int]]
+    ) -> None:
+        """Starts calls, each at its time, and has some left by their callers meanwhile."""
         tasks: list[asyncio.Task[Any]] = []
 
-        def append(key: SessionKey, back: int) -> None:
-            write = self.write(key, self.newest(key, back), 1, False, set())
-            tasks.append(here.start(here.append(write)))
+        def start(one: Callable[[], asyncio.Task[Any]]) -> None:
+            tasks.append(one())
 
         def leave(which: int) -> None:
             if tasks:
                 tasks[which % len(tasks)].cancel()
 
         todo: list[tuple[float, Callable[[], None]]] = [
-            *((at, partial(append, key, back)) for at, key, back in calls),
+            *((at, partial(start, one)) for at, one in starts),
             *((at, partial(leave, which)) for at, which in leaves),
         ]
         began = 0.0

@@ -18,6 +18,7 @@ from tiered_sessions.records import (
     Create,
     Exists,
     Failed,
+    Kind,
     Listing,
     Missing,
     OutboxRow,
@@ -39,7 +40,7 @@ class Broken(SqlSessionStore):
 
     caught_by = ""
 
-    async def writer(self, *, grouped: bool = False) -> Any:
+    async def writer(self, *, grouped: Kind | None = None) -> Any:
         return Writer(self, await super().writer(grouped=grouped))
 
     async def append(self, inner: StoreWriter, write: Append, outbox: Sequence[ScopeKey]) -> Any:
@@ -222,7 +223,7 @@ class DoneIgnoresTheStamp(Broken):
 class CompanyIsNotCompared(Broken):
     caught_by = "test_appends_at_once_have_an_outcome_each"
 
-    async def writer(self, *, grouped: bool = False) -> Any:
+    async def writer(self, *, grouped: Kind | None = None) -> Any:
         writer = await super().writer(grouped=grouped)
         if grouped:
             compared = writer.append
@@ -233,7 +234,7 @@ class CompanyIsNotCompared(Broken):
 class AWriterIsReleasedOnce(Broken):
     caught_by = "test_a_writer_does_several_units_and_is_released_twice"
 
-    async def writer(self, *, grouped: bool = False) -> Any:
+    async def writer(self, *, grouped: Kind | None = None) -> Any:
         writer = await super().writer(grouped=grouped)
         writer.released = False
         release = writer.release

@@ -11,6 +11,7 @@ from ..records import (
     Create,
     CreateOutcome,
     DeleteOutcome,
+    Kind,
     Listing,
     Older,
     OutboxRow,
@@ -26,26 +27,24 @@ class StoreWriter(Protocol):
     """A checked-out connection, for one unit of work.
 
     Each method is one transaction and answers with an outcome; it raises nothing but programming
-    errors. `outbox` names the scopes whose invalidation is recorded in the same transaction.
+    errors. What it returns is a coroutine, or an `Uncut` of a statement that somebody else performs.
+    `outbox` names the scopes whose invalidation is recorded in the same transaction.
     """
 
     def append(self, append: Append, outbox: Sequence[ScopeKey] = ()) -> Awaitable[AppendOutcome]:
-        """Stores `append` if the session's tag is `append.expected` (consistency.md 5.2).
-
-        What it returns is a coroutine, or an `Uncut` of a statement that somebody else performs.
-        """
+        """Stores `append` if the session's tag is `append.expected` (consistency.md 5.2)."""
         ...
 
-    async def create(self, create: Create, outbox: Sequence[ScopeKey] = ()) -> CreateOutcome:
+    def create(self, create: Create, outbox: Sequence[ScopeKey] = ()) -> Awaitable[CreateOutcome]:
         """Inserts a session, and the rows of its shared scopes where they are missing.
 
         Answers `Expired` only without `create.replace_expired`.
         """
         ...
 
-    async def delete(
+    def delete(
         self, key: SessionKey, outbox: Sequence[ScopeKey] = (), *, only_expired: bool = False
-    ) -> DeleteOutcome:
+    ) -> Awaitable[DeleteOutcome]:
         """Deletes a session and its events; false if there was none (`only_expired`: or it lives)."""
         ...
 
@@ -116,11 +115,11 @@ class SessionStore(Protocol):
         """Reads one user's state, `{}` if there is none."""
         ...
 
-    async def writer(self, *, grouped: bool = False) -> StoreWriter:
+    async def writer(self, *, grouped: Kind | None = None) -> StoreWriter:
         """Checks out a connection. Raises `PoolTimeoutError` or `StoreUnavailableError`.
 
-        `grouped`: for one `Append` that is `shareable`, which may then be stored with others' by one
-        statement. An append that was brought is carried out even if its caller is cancelled.
+        `grouped`: for one write of this kind that is `shareable`, which may then be performed with
+        others' by one statement. One that was brought is carried out even if its caller is cancelled.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Group commit: appends of several callers that share one statement (consistency.md 5.2)."""
+"""Group commit: writes of several callers that share one statement (consistency.md 5.2)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import copy
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from ..errors import StoreError, StoreUnavailableError
 from ..records import (
@@ -16,6 +16,7 @@ from ..records import (
     CreateOutcome,
     DeleteOutcome,
     Failed,
+    Kind,
     ScopeKey,
     SessionKey,
 )
@@ -23,9 +24,10 @@ from ..uncut import Uncut
 from .base import StoreWriter
 
 T = TypeVar("T")
+OperationT = TypeVar("OperationT")
 
 LARGEST: Final = 32
-"""How many appends a batch may have. Larger ones are slower by the row."""
+"""How many writes a batch may have. Larger ones are slower by the row."""
 
 GRACE: Final = 0.02
 """How long a batch waits for those who still mask what they will change, in seconds."""
@@ -34,33 +36,36 @@ WAITS: Final = 5
 """How often, while nobody comes. Together longer than a caller waits for its cache."""
 
 
-class Grouped(NamedTuple):
-    """An append of a batch, and the scopes whose invalidation is recorded with it."""
+class Grouped(NamedTuple, Generic[OperationT]):
+    """A write of a batch (a deletion is a key), and the scopes whose invalidation is recorded with it."""
 
-    append: Append
+    operation: OperationT
     outbox: Sequence[ScopeKey]
 
 
 class GroupWriter(StoreWriter, Protocol):
-    """A checked-out connection that can also store appends together."""
+    """A checked-out connection that can also perform writes together."""
 
     on_release: Callable[[], None] | None
     """Called once, when the connection has been given back."""
 
-    async def append_group(self, writes: Sequence[Grouped]) -> Sequence[AppendOutcome | None]:
-        """Stores appends to different sessions at once; None: nothing was written, try it alone."""
+    async def group(self, kind: Kind, writes: Sequence[Grouped[Any]]) -> Sequence[Any]:
+        """Performs writes to different sessions at once; None: nothing was written, try it alone."""
         ...
 
 
 class Groups:
     """Hands out seats in batches, each of which has one connection and sends one statement.
 
+    All writes are of one kind, so that none waits for the statement of another.
+
     Nobody waits for company: a batch is made of those who had to wait for a connection anyway, and as
     a rule of one caller alone.
 
     Args:
         checkout: Checks out a connection. It may be cancelled. Raises `StoreError`.
-        fits: Says whether an append may be stored together with others.
+        kind: What the writes do.
+        fits: Says whether a write may be performed together with others.
         connections: How many batches are under way at once.
         mask_age: So long after its call a statement may still be sent, in seconds.
     """
@@ -68,20 +73,33 @@ class Groups:
     def __init__(
         self,
         checkout: Callable[[], Awaitable[GroupWriter]],
-        fits: Callable[[Append], bool],
+        kind: Kind,
+        fits: Callable[[Any], bool],
         connections: int,
         mask_age: float,
     ) -> None:
         self.checkout = checkout
+        self.kind = kind
         self.fits = fits
         self.mask_age = mask_age
         self.tasks: set[asyncio.Task[Any]] = set()
         self._waiting: deque[Seat] = deque()
         self._connections = self._free = connections
         self._coming = 0
+        # Whether the last batch was one of several: those it has answered come again together.
+        self._crowded = False
 
-    async def writer(self) -> Seat:
-        """Returns a seat in a batch that has just been sealed."""
+    async def writer(self) -> StoreWriter:
+        """Returns a seat in a batch that has just been sealed, or a connection to whoever is alone."""
+        if self._free and not self._waiting and not self._crowded:
+            self._free -= 1
+            try:
+                writer = await self.checkout()
+            except BaseException:
+                self._pass_on()
+                raise
+            writer.on_release = self._pass_on
+            return writer
         seat = Seat(self)
         self._waiting.append(seat)
         if self._free:
@@ -97,9 +115,9 @@ class Groups:
             raise
         return seat
 
-    def again(self, seat: Seat, grouped: Grouped, outcome: Uncut[AppendOutcome]) -> None:
-        """Stores alone what could not be stored together."""
-        task = asyncio.create_task(seat.alone(grouped))
+    def again(self, seat: Seat, write: Grouped[Any], outcome: Uncut[Any]) -> None:
+        """Performs alone what could not be performed together."""
+        task = asyncio.create_task(seat.alone(self.kind, write))
         outcome.follow(task)
         self._hold(task)
 
@@ -120,7 +138,7 @@ class Groups:
             self._free += 1
 
     async def _serve(self) -> None:
-        """Stores one batch by one connection."""
+        """Performs one batch by one connection."""
         try:
             writer = await self.checkout()
         except BaseException as error:
@@ -138,6 +156,7 @@ class Groups:
         share = min(LARGEST, -(-len(self._waiting) // self._coming))
         self._coming -= 1
         seats = [self._waiting.popleft() for _ in range(share)]
+        self._crowded = len(seats) > 1
         try:
             if seats:
                 await self._store(Batch(seats), writer)
@@ -145,7 +164,7 @@ class Groups:
             await writer.release()
 
     async def _store(self, batch: Batch, writer: GroupWriter) -> None:
-        """Stores what the seats bring: as a rule at once, else in rounds as they come."""
+        """Performs what the seats bring: as a rule at once, else in rounds as they come."""
         waits = WAITS
         while waits and not batch.over:
             try:
@@ -160,23 +179,28 @@ class Groups:
         batch.close()
 
     async def _perform(
-        self, writes: Sequence[Grouped], writer: GroupWriter, sealed_at: float
-    ) -> Sequence[AppendOutcome | None]:
+        self, writes: Sequence[Grouped[Any]], writer: GroupWriter, sealed_at: float
+    ) -> Sequence[Any]:
         if asyncio.get_running_loop().time() > sealed_at + self.mask_age:
             return [None for _ in writes]
         if len(writes) == 1:
-            return [await writer.append(*writes[0])]
-        return await writer.append_group(writes)
+            return [await _single(self.kind, writer, writes[0])]
+        return await writer.group(self.kind, writes)
+
+
+def _single(kind: Kind, writer: StoreWriter, write: Grouped[Any]) -> Awaitable[Any]:
+    perform: Any = {"append": writer.append, "create": writer.create, "delete": writer.delete}[kind]
+    return perform(*write)  # type: ignore[no-any-return]
 
 
 class _Brought(NamedTuple):
     seat: Seat
-    write: Grouped
-    outcome: Uncut[AppendOutcome]
+    write: Grouped[Any]
+    outcome: Uncut[Any]
 
 
 class Batch:
-    """Seats that were called together, and the appends they have brought."""
+    """Seats that were called together, and the writes they have brought."""
 
     def __init__(self, seats: Sequence[Seat]) -> None:
         self.sealed_at = asyncio.get_running_loop().time()
@@ -205,13 +229,12 @@ class Batch:
         finally:
             timer.cancel()
 
-    def bring(self, seat: Seat, write: Grouped) -> Uncut[AppendOutcome] | None:
-        """Brings the append of a seat; returns what will become of it, None if it must go alone."""
-        key = write.append.key
+    def bring(self, seat: Seat, key: SessionKey, write: Grouped[Any]) -> Uncut[Any] | None:
+        """Brings the write of a seat; returns what will become of it, None if it must go alone."""
         # Of two changes of one row UPDATE .. FROM makes one, and says nothing of the other.
         if self._closed or key in self._brought:
             return None
-        outcome: Uncut[AppendOutcome] = Uncut(loop=seat.called.get_loop())
+        outcome: Uncut[Any] = Uncut(loop=seat.called.get_loop())
         self._brought[key] = _Brought(seat, write, outcome)
         self.leave(seat)
         return outcome
@@ -226,7 +249,7 @@ class Batch:
         if self._gathering is not None and not self._gathering.done():
             self._gathering.set_result(None)
 
-    def take(self) -> list[Grouped]:
+    def take(self) -> list[Grouped[Any]]:
         """Returns what was brought since the last time."""
         self._under_way, self._brought = list(self._brought.values()), {}
         return [write for _, write, _ in self._under_way]
@@ -235,8 +258,8 @@ class Batch:
         """Ends the batch: whoever comes now goes alone."""
         self._closed = True
 
-    def answer(self, outcomes: Sequence[AppendOutcome | None]) -> None:
-        """Tells each of those taken its own outcome; has tried alone what was not stored."""
+    def answer(self, outcomes: Sequence[Any]) -> None:
+        """Tells each of those taken its own outcome; has tried alone what was not performed."""
         for (seat, write, future), outcome in zip(self._under_way, outcomes, strict=True):
             if outcome is None:
                 seat.again(write, future)
@@ -255,7 +278,7 @@ class Batch:
 
 
 class Seat:
-    """A writer in a batch. What cannot be stored together it stores alone, by a connection of its own.
+    """A writer in a batch. What cannot go together goes alone, by a connection of its own.
 
     Its caller masks after it was called, so the time since then bounds the age of the masks (R7).
     """
@@ -284,32 +307,38 @@ class Seat:
             self.called.set_exception(own)
 
     def append(self, append: Append, outbox: Sequence[ScopeKey] = ()) -> Awaitable[AppendOutcome]:
-        """Stores `append` in the batch if it can, else alone."""
-        assert self._batch is not None
-        write = Grouped(append, outbox)
-        outcome = self._batch.bring(self, write) if self._groups.fits(append) else None
-        return self.alone(write) if outcome is None else outcome
+        """Stores `append`, in the batch if it can."""
+        return self._share("append", append.key, Grouped(append, outbox))
 
-    def again(self, write: Grouped, outcome: Uncut[AppendOutcome]) -> None:
-        """Stores alone, in the background, what was brought and could not be stored together."""
+    def create(self, create: Create, outbox: Sequence[ScopeKey] = ()) -> Awaitable[CreateOutcome]:
+        """Inserts a session, in the batch if it can."""
+        return self._share("create", create.key, Grouped(create, outbox))
+
+    def delete(
+        self, key: SessionKey, outbox: Sequence[ScopeKey] = (), *, only_expired: bool = False
+    ) -> Awaitable[DeleteOutcome]:
+        """Deletes a session, in the batch if it can."""
+        if only_expired:
+            return self._alone(lambda writer: writer.delete(key, outbox, only_expired=True))
+        return self._share("delete", key, Grouped(key, outbox))
+
+    def _share(self, kind: Kind, key: SessionKey, write: Grouped[Any]) -> Awaitable[Any]:
+        assert self._batch is not None
+        outcome = None
+        if kind == self._groups.kind and self._groups.fits(write.operation):
+            outcome = self._batch.bring(self, key, write)
+        return self.alone(kind, write) if outcome is None else outcome
+
+    def again(self, write: Grouped[Any], outcome: Uncut[Any]) -> None:
+        """Performs alone, in the background, what was brought and could not go together."""
         self._groups.again(self, write, outcome)
 
-    async def alone(self, write: Grouped) -> AppendOutcome:
-        """Stores an append by a connection of its own."""
-        return await self._alone(lambda writer: writer.append(*write))
-
-    async def create(self, create: Create, outbox: Sequence[ScopeKey] = ()) -> CreateOutcome:
-        """Inserts a session, alone."""
-        return await self._alone(lambda writer: writer.create(create, outbox))
-
-    async def delete(
-        self, key: SessionKey, outbox: Sequence[ScopeKey] = (), *, only_expired: bool = False
-    ) -> DeleteOutcome:
-        """Deletes a session, alone."""
-        return await self._alone(lambda writer: writer.delete(key, outbox, only_expired=only_expired))
+    async def alone(self, kind: Kind, write: Grouped[Any]) -> Any:
+        """Performs a write by a connection of its own."""
+        return await self._alone(lambda writer: _single(kind, writer, write))
 
     async def release(self) -> None:
-        """Leaves the batch, unless an append was brought. Safe to repeat."""
+        """Leaves the batch, unless a write was brought. Safe to repeat."""
         self.leave()
 
     def leave(self) -> None:

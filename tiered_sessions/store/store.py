@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
@@ -23,6 +24,7 @@ from ..records import (
     CreateOutcome,
     DeleteOutcome,
     Failed,
+    Kind,
     Listing,
     Older,
     OutboxRow,
@@ -75,16 +77,26 @@ class SqlSessionStore:
         self._turns = Turns(engine)
         pool = engine.sync_engine.pool
         self._longest = _OPENING + (pool.timeout() if isinstance(pool, AsyncAdaptedQueuePool) else 0)
-        self._groups: Groups | None = None
+        self._groups: dict[Kind, Groups] = {}
         if self._dialect.group_connections:
-            self._groups = Groups(
-                self._checkout,
-                self._fits,
-                self._dialect.group_connections,
-                config.mask_age,
-            )
+            # A create that is shareable has masked nothing that could end before it does.
+            ages: dict[Kind, float] = {
+                "append": config.mask_age,
+                "create": math.inf,
+                "delete": config.mask_age,
+            }
+            self._groups = {kind: self._make_groups(kind, age) for kind, age in ages.items()}
         # Whoever else holds an injected engine reaches the data too.
         self.exclusive = owns_engine and engine.dialect.name == "sqlite" and _in_memory(engine)
+
+    def _make_groups(self, kind: Kind, mask_age: float) -> Groups:
+        return Groups(
+            self._checkout,
+            kind,
+            self._fits,
+            self._dialect.group_connections,
+            mask_age,
+        )
 
     @property
     def engine(self) -> AsyncEngine:
@@ -102,7 +114,7 @@ class SqlSessionStore:
 
     async def close(self) -> None:
         """Disposes the engine if this object owns it."""
-        under_way = self._given_up | (self._groups.tasks if self._groups is not None else set())
+        under_way = self._given_up.union(*(groups.tasks for groups in self._groups.values()))
         if under_way:
             _, stuck = await asyncio.wait(under_way, timeout=self._longest)
             for task in stuck:
@@ -205,11 +217,10 @@ class SqlSessionStore:
 
     # --- writes ---------------------------------------------------------------------------
 
-    async def writer(self, *, grouped: bool = False) -> StoreWriter:
+    async def writer(self, *, grouped: Kind | None = None) -> StoreWriter:
         """Checks out a connection; if `grouped`, or takes part in one with others."""
-        if grouped and self._groups is not None:
-            return await self._groups.writer()
-        return await self._checkout()
+        groups = self._groups.get(grouped) if grouped else None
+        return await (groups.writer() if groups else self._checkout())
 
     async def _checkout(self) -> SqlWriter:
         """Takes a connection from the pool, when it is this caller's turn, and not for ever."""
@@ -234,12 +245,14 @@ class SqlSessionStore:
         self._given_up.add(giving_back)
         giving_back.add_done_callback(self._given_up.discard)
 
-    def _fits(self, append: Append) -> bool:
+    def _fits(self, operation: Append | Create | SessionKey) -> bool:
+        if isinstance(operation, SessionKey):
+            return readable(*operation)
         try:
-            _check(append, self._dialect)
+            _check(operation, self._dialect)
         except InvalidValueError:
             return False
-        return append.shareable
+        return operation.shareable
 
     async def _take(self, ended: Callable[[], None]) -> SqlWriter:
         """Takes a connection from the pool, in a turn that `ended` ends."""
@@ -290,11 +303,17 @@ class SqlWriter:
         except (*DRIVER_ERRORS, StoreError, InCommit) as error:
             return self._dialect.failed(error)
 
-    async def append_group(self, writes: Sequence[Grouped]) -> Sequence[AppendOutcome | None]:
-        """Stores appends to different sessions at once; None: nothing was written, try it alone."""
+    async def group(self, kind: Kind, writes: Sequence[Grouped[Any]]) -> Sequence[Any]:
+        """Performs writes to different sessions at once; None: nothing was written, try it alone."""
+        dialect = self._dialect
+        perform: Any = {
+            "append": dialect.append_group,
+            "create": dialect.create_group,
+            "delete": dialect.delete_group,
+        }[kind]
         try:
-            with self._dialect.cutting(self.lent.driver):
-                return await self._dialect.append_group(self.lent, writes)
+            with dialect.cutting(self.lent.driver):
+                return await perform(self.lent, writes)  # type: ignore[no-any-return]
         except (*DRIVER_ERRORS, StoreError, InCommit) as error:
             # An error of its own for each: whoever raises it writes into it.
             outcomes = [self._dialect.failed(error) for _ in writes]
@@ -303,8 +322,7 @@ class SqlWriter:
     async def create(self, create: Create, outbox: Sequence[ScopeKey] = ()) -> CreateOutcome:
         """Inserts a session, and the rows of its shared scopes where they are missing."""
         try:
-            check_create(create)
-            self._dialect.check(create)
+            _check(create, self._dialect)
         except InvalidValueError as error:
             return Failed(error)
         try:
@@ -351,9 +369,12 @@ class SqlWriter:
             done()
 
 
-def _check(append: Append, dialect: PortableDialect) -> None:
-    check_append(append)
-    dialect.check(append)
+def _check(write: Append | Create, dialect: PortableDialect) -> None:
+    if isinstance(write, Append):
+        check_append(write)
+    else:
+        check_create(write)
+    dialect.check(write)
 
 
 def _refuse_missing_file(engine: AsyncEngine) -> None:

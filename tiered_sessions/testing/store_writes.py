@@ -318,7 +318,7 @@ class DeleteRules(StoreFixtures):
         """Writers that may share a statement (`grouped`): one who is refused fails no neighbour."""
 
         async def share(write: Append) -> AppendOutcome:
-            writer = await store.writer(grouped=True)
+            writer = await store.writer(grouped="append")
             try:
                 return await writer.append(write)
             finally:

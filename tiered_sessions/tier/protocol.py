@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import Enum
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from ..cache.base import Granted, Hit, LeaseRefused, Lookup, Miss, Unavailable
 from ..records import (
@@ -33,6 +33,7 @@ from ..records import (
     Exists,
     Expired,
     Failed,
+    Kind,
     Missing,
     Older,
     Query,
@@ -86,7 +87,8 @@ from .steps import (
 
 _BEGAN = Local(Began())
 _TOKEN = Local(Token())
-_CHECKOUTS = {grouped: Send(Checkout(grouped)) for grouped in (False, True)}
+_KINDS: Final[tuple[Kind | None, ...]] = (None, "append", "create", "delete")
+_CHECKOUTS = {kind: Send(Checkout(kind)) for kind in _KINDS}
 
 # --- small parts -------------------------------------------------------------------------------
 
@@ -358,7 +360,7 @@ class Marked(NamedTuple):
 
 
 def _mask(
-    scopes: tuple[ScopeKey, ...], rules: Rules, *, grouped: bool = False
+    scopes: tuple[ScopeKey, ...], rules: Rules, grouped: Kind | None
 ) -> Steps[Marked | Failed | None]:
     """Step 1: a connection, then the masks. None: cancelled, and nothing is left behind."""
     checkout = yield _CHECKOUTS[grouped]
@@ -439,7 +441,7 @@ def append(operation: Append, rules: Rules) -> Steps[AppendOutcome | None]:
     """Stores one append: masks, one statement, apply. None: cancelled before the statement."""
     began = yield _BEGAN
     scopes = operation.scopes
-    marked = yield from _mask(scopes, rules, grouped=operation.shareable)
+    marked = yield from _mask(scopes, rules, "append" if operation.shareable else None)
     if not isinstance(marked, Marked):
         return marked
     session = scopes[0]
@@ -518,7 +520,7 @@ def create(operation: Create, rules: Rules) -> Steps[CreateOutcome | None]:
 
 
 def _create(operation: Create, rules: Rules) -> Steps[CreateOutcome | None]:
-    marked = yield from _mask(operation.scopes, rules)
+    marked = yield from _mask(operation.scopes, rules, "create" if operation.shareable else None)
     if not isinstance(marked, Marked):
         return marked
     outcome: CreateOutcome = yield from _commit(operation, operation.scopes, marked, rules)
@@ -544,7 +546,7 @@ def _create(operation: Create, rules: Rules) -> Steps[CreateOutcome | None]:
 def delete(operation: Delete, rules: Rules) -> Steps[DeleteOutcome | None]:
     """Deletes a session. Masked until the drop: nobody is served it any more (I5)."""
     session = operation.key.session
-    marked = yield from _mask((session,), rules)
+    marked = yield from _mask((session,), rules, None if operation.only_expired else "delete")
     if not isinstance(marked, Marked):
         return marked
     outcome: DeleteOutcome = yield from _commit(operation, (session,), marked, rules)

@@ -19,6 +19,7 @@ from ..records import (
     Create,
     EventRecord,
     Failed,
+    Kind,
     OutboxRow,
     Query,
     ScopeKey,
@@ -211,10 +212,10 @@ class Checkout(NamedTuple):
     """-> None | Failed: a database connection, kept until the call ends.
 
     Begins a unit of work: until its `Write` is sent, the call can be cancelled. `grouped`: the
-    connection may be shared with other calls' appends.
+    connection may be shared with other calls' writes of this kind.
     """
 
-    grouped: bool = False
+    grouped: Kind | None = None
 
 
 class Delete(NamedTuple):

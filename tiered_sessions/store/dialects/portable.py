@@ -62,7 +62,7 @@ class PortableDialect:
     quiet = False
     """Whether a connection's return to the pool asks nothing of the server."""
     group_connections = 0
-    """How many connections store appends of several callers together; 0: each append goes alone."""
+    """How many connections perform writes of one kind together; 0: each write goes alone."""
 
     def __init__(self, engine: AsyncEngine, config: TieredConfig) -> None:
         self.engine = engine
@@ -156,8 +156,22 @@ class PortableDialect:
                 return settled
         return Failed(StoreUnavailableError("Other appends kept coming between; nothing was written"))
 
-    async def append_group(self, lent: Lent, writes: Sequence[Grouped]) -> Sequence[AppendOutcome | None]:
+    async def append_group(
+        self, lent: Lent, writes: Sequence[Grouped[Append]]
+    ) -> Sequence[AppendOutcome | None]:
         """Stores appends to different sessions at once; None: nothing was written, try it alone."""
+        return [None for _ in writes]
+
+    async def create_group(
+        self, lent: Lent, writes: Sequence[Grouped[Create]]
+    ) -> Sequence[CreateOutcome | None]:
+        """Inserts sessions that change no shared scope; None as of `append_group`."""
+        return [None for _ in writes]
+
+    async def delete_group(
+        self, lent: Lent, writes: Sequence[Grouped[SessionKey]]
+    ) -> Sequence[DeleteOutcome | None]:
+        """Deletes sessions; None as of `append_group`."""
         return [None for _ in writes]
 
     async def settle(self, lent: Lent, write: Append) -> AppendOutcome | None:

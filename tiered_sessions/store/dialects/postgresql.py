@@ -37,6 +37,7 @@ from ..statements import EXPIRED_SESSION
 from ..steps import Duplicate, Flavour, Params, Reply, Row, Step, Unit, first, key_params, scope_content
 from ..values import check_jsonb, documents, fresh, to_tag, to_time
 from . import postgresql_life as life
+from . import postgresql_life_group as life_group
 from . import postgresql_reads
 from . import postgresql_text as sql
 from .explicit import ExplicitDialect
@@ -135,7 +136,9 @@ class PostgresqlDialect(ExplicitDialect):
                     return settled
         return await super().append(lent, write, outbox)
 
-    async def append_group(self, lent: Lent, writes: Sequence[Grouped]) -> Sequence[AppendOutcome | None]:
+    async def append_group(
+        self, lent: Lent, writes: Sequence[Grouped[Append]]
+    ) -> Sequence[AppendOutcome | None]:
         return await append_group(self._execute(lent), writes)
 
     async def settle(self, lent: Lent, write: Append) -> AppendOutcome | None:
@@ -184,6 +187,16 @@ class PostgresqlDialect(ExplicitDialect):
                     break
                 return found
         return await super().delete(lent, key, outbox, only_expired)
+
+    async def create_group(
+        self, lent: Lent, writes: Sequence[Grouped[Create]]
+    ) -> Sequence[CreateOutcome | None]:
+        return await life_group.create_group(self._execute(lent), writes, self._lock)
+
+    async def delete_group(
+        self, lent: Lent, writes: Sequence[Grouped[SessionKey]]
+    ) -> Sequence[DeleteOutcome | None]:
+        return await life_group.delete_group(self._execute(lent), writes)
 
     # --- reads ----------------------------------------------------------------------------
 

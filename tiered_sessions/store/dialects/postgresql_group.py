@@ -109,12 +109,12 @@ _SETTLE: Final = text(
 )
 
 
-async def append_group(fetch: Execute, group: Sequence[Grouped]) -> Sequence[AppendOutcome | None]:
+async def append_group(fetch: Execute, group: Sequence[Grouped[Append]]) -> Sequence[AppendOutcome | None]:
     """Sends the statement, and settles what it left out; None: that may be tried again."""
     outcomes: list[AppendOutcome | None] = list(await _append(fetch, group))
     left = [place for place, outcome in enumerate(outcomes) if outcome is None]
     if left:
-        settled = await _settle(fetch, [group[place].append for place in left])
+        settled = await _settle(fetch, [group[place].operation for place in left])
         for place, outcome in zip(left, settled, strict=True):
             outcomes[place] = outcome
     return outcomes
@@ -138,10 +138,10 @@ async def _settle(fetch: Execute, group: Sequence[Append]) -> list[AppendOutcome
     return outcomes
 
 
-async def _append(fetch: Execute, group: Sequence[Grouped]) -> list[Committed | None]:
+async def _append(fetch: Execute, group: Sequence[Grouped[Append]]) -> list[Committed | None]:
     nonces = [fresh() for _ in group]
-    state = any(write.append.session_delta is not None for write in group)
-    odd = [rewritten(write.append.events[0].payload) for write in group]
+    state = any(write.operation.session_delta is not None for write in group)
+    odd = [rewritten(write.operation.events[0].payload) for write in group]
     outbox = any(write.outbox for write in group)
     rows = [
         _row(write, nonce, state=state, outbox=outbox) for write, nonce in zip(group, nonces, strict=True)
@@ -155,7 +155,7 @@ async def _append(fetch: Execute, group: Sequence[Grouped]) -> list[Committed | 
         place = number - 1
         stored = others.pop(0) if state else None
         outcomes[place] = _committed(
-            group[place].append,
+            group[place].operation,
             nonces[place],
             others[0].encode() if odd[place] else None,
             None if stored is None else stored.encode(),
@@ -164,8 +164,8 @@ async def _append(fetch: Execute, group: Sequence[Grouped]) -> list[Committed | 
     return outcomes
 
 
-def _row(write: Grouped, nonce: int, *, state: bool, outbox: bool) -> dict[str, Any]:
-    append = write.append
+def _row(write: Grouped[Append], nonce: int, *, state: bool, outbox: bool) -> dict[str, Any]:
+    append = write.operation
     (event,) = append.events
     tag = append.expected
     assert tag is not None

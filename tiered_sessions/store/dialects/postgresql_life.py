@@ -15,7 +15,12 @@ from ..values import fresh, to_time
 from . import postgresql_text as sql
 from .postgresql_group import Execute
 
-_CFG: Final = "cfg AS MATERIALIZED (SELECT set_config('lock_timeout', :lock, true) AS x)"
+CFG: Final = "cfg AS MATERIALIZED (SELECT set_config('lock_timeout', :lock, true) AS x)"
+CASCADES: Final = (
+    "fk AS MATERIALIZED (SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_constraint WHERE contype = 'f' "
+    "AND conrelid = CAST('events' AS regclass) AND confrelid = CAST('sessions' AS regclass) "
+    "AND confdeltype = 'c') AS cascades)"
+)
 _TAG: Final = "incarnation, revision, nonce, update_time, CAST(state AS text) AS state"
 
 
@@ -63,7 +68,7 @@ def create_statement(app: bool, user: bool, ttl: bool, outbox: tuple[str, ...]) 
         )
     app_key, user_key = "app_name = :a", "app_name = :a AND user_id = :u"
     parts = [
-        _CFG,
+        CFG,
         "ses AS (INSERT INTO sessions (app_name, user_id, id, state, create_time, update_time, incarnation, "
         "revision, nonce, expires_at, sliding_ttl) SELECT CAST(:a AS text), CAST(:u AS text), "
         "CAST(:s AS text), CAST(:state AS jsonb), CAST(:time AS timestamp), CAST(:time AS timestamp), "
@@ -138,10 +143,8 @@ def delete_statement(only_expired: bool, outbox: tuple[str, ...]) -> TextClause:
     """
     expired = f" AND x.expires_at <= {POSTGRESQL_NOW}" if only_expired else ""
     parts = [
-        _CFG,
-        "fk AS MATERIALIZED (SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_constraint WHERE contype = 'f' "
-        "AND conrelid = CAST('events' AS regclass) AND confrelid = CAST('sessions' AS regclass) "
-        "AND confdeltype = 'c') AS cascades)",
+        CFG,
+        CASCADES,
         "ses AS (DELETE FROM sessions x WHERE x.app_name = :a AND x.user_id = :u AND x.id = :s "
         f"AND (SELECT x FROM cfg) IS NOT NULL AND (SELECT cascades FROM fk){expired} RETURNING 1)",
     ]

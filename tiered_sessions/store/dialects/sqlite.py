@@ -15,12 +15,23 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from ...config import TieredConfig
 from ...errors import StoreUnavailableError
-from ...records import Append, AppendOutcome, Failed, Listing, ScopeKey, Unknown
+from ...records import (
+    Append,
+    AppendOutcome,
+    Create,
+    CreateOutcome,
+    DeleteOutcome,
+    Exists,
+    Failed,
+    Listing,
+    SessionKey,
+    Unknown,
+)
 from ..failures import is_duplicate, mapped
 from ..groups import Grouped
 from ..lent import Lent
 from ..steps import Contended, Duplicate, Flavour, Reply, Rollback, Step, Unit
-from ..writes import append
+from ..writes import append, create, delete
 from . import sqlite_reads
 from .portable import Make, PortableDialect
 
@@ -50,16 +61,31 @@ class SqliteDialect(PortableDialect):
     async def transaction(self, lent: Lent, unit: Unit[T]) -> T:
         return await self._write(lent.driver, lambda raw: _drive(raw, unit))
 
-    async def append_group(self, lent: Lent, writes: Sequence[Grouped]) -> Sequence[AppendOutcome | None]:
-        return await self._write(lent.driver, lambda raw: [self._append(raw, *write) for write in writes])
+    async def append_group(
+        self, lent: Lent, writes: Sequence[Grouped[Append]]
+    ) -> Sequence[AppendOutcome | None]:
+        return await self._together(lent, [append(*write, self.flavour) for write in writes])
 
-    def _append(
-        self, raw: sqlite3.Connection, write: Append, outbox: Sequence[ScopeKey]
-    ) -> AppendOutcome | None:
+    async def create_group(
+        self, lent: Lent, writes: Sequence[Grouped[Create]]
+    ) -> Sequence[CreateOutcome | None]:
+        made = await self._together(lent, [create(*write, self.flavour) for write in writes])
+        # Whether one that is in the way has expired is another question.
+        return [None if isinstance(outcome, Exists) else outcome for outcome in made]
+
+    async def delete_group(
+        self, lent: Lent, writes: Sequence[Grouped[SessionKey]]
+    ) -> Sequence[DeleteOutcome | None]:
+        return await self._together(lent, [delete(*write, only_expired=False) for write in writes])
+
+    async def _together(self, lent: Lent, units: Sequence[Unit[T]]) -> Sequence[T | None]:
+        return await self._write(lent.driver, lambda raw: [self._apart(raw, unit) for unit in units])
+
+    def _apart(self, raw: sqlite3.Connection, unit: Unit[T]) -> T | None:
         raw.execute("SAVEPOINT one")
-        outcome: AppendOutcome | None = None
+        outcome: T | None = None
         try:
-            outcome = _drive(raw, append(write, outbox, self.flavour))
+            outcome = _drive(raw, unit)
         except (Rollback, Duplicate, Contended) as ended:
             if isinstance(ended, Rollback):
                 outcome = ended.outcome
