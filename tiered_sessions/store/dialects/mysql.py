@@ -39,6 +39,8 @@ from .portable import Make
 
 T = TypeVar("T")
 
+_MOST_MET: Final = 10_000
+
 
 class MysqlDialect(ExplicitDialect):
     """Performs units on MariaDB and MySQL."""
@@ -50,6 +52,8 @@ class MysqlDialect(ExplicitDialect):
         # In ASCII a document survives whatever character set its column and connection have.
         self.flavour = Flavour(text=ascii_json)
         self._texts = Texts(engine.dialect)
+        # Apps and users whose shared rows have been there.
+        self._met: set[tuple[str, str]] = set()
         # Connections commit by themselves, so there is nothing to roll back (`engines.py`).
         dialect: Any = engine.dialect
         self.quiet = dialect.skip_autocommit_rollback and dialect._on_connect_isolation_level == "AUTOCOMMIT"
@@ -153,16 +157,27 @@ class MysqlDialect(ExplicitDialect):
         if self._compound and plain:
             tag = Tag(fresh(), 0, fresh(), write.update_time)
             params = {**key_params(write.key), **life.create_params(write, tag)}
+            owner = write.key[:2]
             try:
+                if owner in self._met:
+                    row = first(await self._execute(lent, life.CREATE_BESIDE, params))
+                    if row is not None:
+                        return life.created_beside(write, tag, row)
                 rows = (await self._execute(lent, life.CREATE, params)).rows
             except DRIVER_ERRORS as error:
                 if not (is_duplicate(error) or is_retryable(error)):
                     raise
             else:
                 if rows[0][0] is not None:
+                    self._meet(owner)
                     return life.created(write, tag, rows)
         # Merges, adopts, makes way, and says what is in the way.
         return await super().create(lent, write, outbox)
+
+    def _meet(self, owner: tuple[str, str]) -> None:
+        if len(self._met) >= _MOST_MET:
+            self._met.clear()
+        self._met.add(owner)
 
     async def delete(
         self, lent: Lent, key: SessionKey, outbox: Sequence[ScopeKey], only_expired: bool
