@@ -158,6 +158,7 @@ async def test_a_user_that_is_known_and_gone_is_made_again(mysql_url: str) -> No
             with relay.recording() as flights:
                 made = await created(store, other)
             assert len(flights) == 1, flights
+            assert relay.commands()[-1].startswith("INSERT INTO sessions"), flights
             assert (made.user, made.app) == (first.user, first.app)
             assert await loaded(store, other) == made
         await as_stranger(store, "DELETE FROM user_states WHERE app_name = :a", a=key.app_name)

@@ -154,30 +154,31 @@ class MysqlDialect(ExplicitDialect):
 
     async def create(self, lent: Lent, write: Create, outbox: Sequence[ScopeKey]) -> CreateOutcome:
         plain = not (write.user_delta or write.app_delta or write.replace_expired or outbox)
+        outcome: CreateOutcome | None = None
         if self._compound and plain:
-            tag = Tag(fresh(), 0, fresh(), write.update_time)
-            params = {**key_params(write.key), **life.create_params(write, tag)}
-            owner = write.key[:2]
             try:
-                if owner in self._met:
-                    row = first(await self._execute(lent, life.CREATE_BESIDE, params))
-                    if row is not None:
-                        return life.created_beside(write, tag, row)
-                rows = (await self._execute(lent, life.CREATE, params)).rows
+                outcome = await self._create(lent, write)
             except DRIVER_ERRORS as error:
                 if not (is_duplicate(error) or is_retryable(error)):
                     raise
-            else:
-                if rows[0][0] is not None:
-                    self._meet(owner)
-                    return life.created(write, tag, rows)
-        # Merges, adopts, makes way, and says what is in the way.
-        return await super().create(lent, write, outbox)
+        if outcome is None:
+            # Merges, adopts, makes way, and says what is in the way.
+            outcome = await super().create(lent, write, outbox)
+        if isinstance(outcome, Snapshot):
+            if len(self._met) >= _MOST_MET:
+                self._met.clear()
+            self._met.add(write.key[:2])
+        return outcome
 
-    def _meet(self, owner: tuple[str, str]) -> None:
-        if len(self._met) >= _MOST_MET:
-            self._met.clear()
-        self._met.add(owner)
+    async def _create(self, lent: Lent, write: Create) -> Snapshot | None:
+        tag = Tag(fresh(), 0, fresh(), write.update_time)
+        params = {**key_params(write.key), **life.create_params(write, tag)}
+        if write.key[:2] in self._met:
+            row = first(await self._execute(lent, life.CREATE_BESIDE, params))
+            if row is not None:
+                return life.created_beside(write, tag, row)
+        rows = (await self._execute(lent, life.CREATE, params)).rows
+        return life.created(write, tag, rows) if rows[0][0] is not None else None
 
     async def delete(
         self, lent: Lent, key: SessionKey, outbox: Sequence[ScopeKey], only_expired: bool
