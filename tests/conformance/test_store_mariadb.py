@@ -84,13 +84,16 @@ async def test_every_operation_is_the_same_prepared(mysql_url: str) -> None:
 
 
 async def test_a_prepared_statement_that_is_gone_is_done_without(mysql_url: str) -> None:
-    async with open_store(mysql_url, "mariadb", **ONE) as store:
+    async with watched(mysql_url) as (store, relay):
         key = new_key()
         tag = (await created(store, key)).session.tag
         for use in range(USES + 1):
-            tag = (await stored(store, key, tag, events=(event(f"e{use}"),))).tag
+            with relay.recording():
+                tag = (await stored(store, key, tag, events=(event(f"e{use}"),))).tag
         # What a proxy does that hands a connection's statements to any connection of its own.
-        await as_stranger(store, "DEALLOCATE PREPARE ts_0")
+        execute, name, *_ = relay.commands()[-1].split()
+        assert execute == "EXECUTE"
+        await as_stranger(store, f"DEALLOCATE PREPARE {name}")
         for use in range(2):
             tag = (await stored(store, key, tag, events=(event(f"f{use}"),))).tag
         assert (await loaded(store, key)).session.tag == tag

@@ -6,6 +6,7 @@ written once only. What is prepared belongs to the connection and ends with it.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -54,7 +55,8 @@ class Prepared:
         return await run(driver, statement, values)
 
     async def _prepare(self, run: Run, driver: Any, statement: str) -> str:
-        name = f"ts_{len(self._names)}"
+        # Wherever a proxy takes the name it means this text.
+        name = f"ts_{hashlib.blake2s(statement.encode(), digest_size=12).hexdigest()}"
         text = driver.escape(statement.replace("%s", "?").replace("%%", "%"))
         try:
             await run(driver, f"PREPARE {name} FROM {text}", None)
