@@ -36,7 +36,7 @@ def available(family: Family) -> list[str]:
     if family == "sqlite":
         return ["adk", "adk-database", "ours"]
     if family == "mariadb":
-        return ["adk", "ours"]
+        return ["adk", "ours", "raw"]
     names = ["adk", "ours", "raw", "ours-uncached", "ours-cache-gone"]
     if importlib.util.find_spec("google.adk.integrations.redis") is not None:
         names.append("adk-redis")

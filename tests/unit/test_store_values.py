@@ -169,3 +169,10 @@ def test_pool_options_are_taken_from_the_url_and_overridden_by_arguments() -> No
     engine = build_engine(url, TieredConfig(), pool_size=7)
     assert engine.pool.size() == 7  # type: ignore[attr-defined]
     assert engine.pool._max_overflow == 4  # type: ignore[attr-defined]
+
+
+def test_mariadb_keeps_more_connections_unless_told_otherwise() -> None:
+    url = "mysql+aiomysql://host/db"
+    pools = [build_engine(url, TieredConfig(), **given).pool for given in ({}, {"pool_size": 3})]
+    assert [pool.size() for pool in pools] == [12, 3]  # type: ignore[attr-defined]
+    assert [pool._max_overflow for pool in pools] == [3, 10]  # type: ignore[attr-defined]

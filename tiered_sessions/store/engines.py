@@ -46,6 +46,9 @@ def build_engine(url: str | URL, config: TieredConfig, **engine_options: Any) ->
     elif address.dialect == "mysql":
         # Statements stand alone, transactions are begun by hand: one round trip each.
         options = {"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True, **options}
+        if not options.keys() & {"pool_size", "max_overflow", "pool", "poolclass"}:
+            # As many as by default, but kept: they are threads, and those that commit at once share a flush.
+            options |= {"pool_size": 12, "max_overflow": 3}
     if address.dialect == "sqlite":
         # A unit of work ends its transaction itself; a rollback on return is one more hop to the thread.
         options = {"pool_reset_on_return": None, **options}

@@ -57,6 +57,11 @@ class Lent:
         self._whole: AsyncConnection | None = None
         self._doubtful = False
 
+    @property
+    def info(self) -> dict[Any, Any]:
+        """What is known of the driver's connection, for as long as it lives."""
+        return self._pooled.info
+
     async def whole(self) -> AsyncConnection:
         """Returns SQLAlchemy's connection around this one."""
         if self._whole is None:

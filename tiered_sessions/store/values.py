@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ _EPOCH: Final = datetime(1970, 1, 1)
 _MICROSECOND: Final = timedelta(microseconds=1)
 # Short of where a database's calendar ends, however often the time slides.
 _LONGEST_TTL: Final = 100 * 365 * 86_400_000
+_NOT_ASCII: Final = re.compile("[^\0-\x7f]+")
 _SUSPECT: Final = (b"\\u0000", b"\\ud", b"\\uD", b"NaN", b"Infinity")
 
 
@@ -160,7 +162,7 @@ def ascii_json(document: bytes) -> str:
     """Writes a document in ASCII, so that a column of any character set can hold it."""
     if document.isascii():
         return document.decode()
-    return "".join(c if c < "\x80" else json.dumps(c)[1:-1] for c in document.decode())
+    return _NOT_ASCII.sub(lambda run: json.dumps(run[0])[1:-1], document.decode())
 
 
 def merged(state: str | bytes, delta: bytes) -> bytes:

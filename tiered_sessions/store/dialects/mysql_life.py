@@ -20,10 +20,17 @@ _USER: Final = "app_name = :a AND user_id = :u"
 _SAME_APP: Final = same_bytes("app_name", ":a")
 _SAME_USER: Final = f"{_SAME_APP} AND {same_bytes('user_id', ':u')}"
 _CONTENT: Final = f"{numbers_of('FALSE')}, state"
+_INTO_SESSIONS: Final = (
+    "INSERT INTO sessions (app_name, user_id, id, state, create_time, update_time, incarnation, revision, "
+    "nonce, expires_at, sliding_ttl)"
+)
+_NEW: Final = (
+    f":a, :u, :s, :state, :time, :time, :i, 0, :n, {MYSQL_NOW} + INTERVAL :ttl * 1000 MICROSECOND, :sliding"
+)
 
 
 def create_params(write: Create, tag: Tag) -> dict[str, Any]:
-    """The parameters of `CREATE` beside the key."""
+    """The parameters of `CREATE` and `CREATE_BESIDE` beside the key."""
     return {
         "state": ascii_json(write.state),
         "time": to_time(write.update_time),
@@ -32,6 +39,17 @@ def create_params(write: Create, tag: Tag) -> dict[str, Any]:
         "ttl": write.ttl,
         "sliding": write.ttl if write.sliding else None,
     }
+
+
+def created_beside(write: Create, tag: Tag, row: Row) -> Snapshot:
+    """Makes the outcome of what `CREATE_BESIDE` answered."""
+    app, user = map(_content, row)
+    return Snapshot(write.key, Content(tag, write.state), user, app, write.ttl)
+
+
+def _content(text: str) -> Content:
+    *numbers, state = text.split(" ", 4)
+    return Content(tag_of(" ".join(numbers)), state.encode())
 
 
 def created(write: Create, tag: Tag, rows: Sequence[Row]) -> Snapshot:
@@ -43,6 +61,16 @@ def created(write: Create, tag: Tag, rows: Sequence[Row]) -> Snapshot:
     return Snapshot(write.key, Content(tag, write.state), shared.get("u"), shared.get("a"), write.ttl)
 
 
+# Answers nothing and writes nothing unless both shared scopes' rows are there, are not a look-alike's
+# and have a tag. Commits by itself.
+CREATE_BESIDE: Final = text(
+    f"{_INTO_SESSIONS} SELECT {_NEW} FROM app_states x JOIN user_states y ON y.app_name = x.app_name "
+    "WHERE x.app_name = :a AND y.user_id = :u AND x.revision IS NOT NULL AND y.revision IS NOT NULL "
+    f"AND {same_bytes('x.app_name', ':a')} AND {same_bytes('y.app_name', ':a')} "
+    f"AND {same_bytes('y.user_id', ':u')} "
+    f"RETURNING (SELECT CONCAT_WS(' ', {_CONTENT}) FROM app_states WHERE {_APP}), "
+    f"(SELECT CONCAT_WS(' ', {_CONTENT}) FROM user_states WHERE {_USER})"
+)
 # The random numbers are the session's: a tag is compared with those of its own row only.
 # Answers (NULL, ..) and writes nothing if a shared scope's row is a look-alike's or has no tag. Rows
 # that are missing are made; a duplicate, which ends it with an error, is told apart by the long way.
@@ -51,9 +79,7 @@ CREATE: Final = text(
     f"IF EXISTS (SELECT 1 FROM app_states WHERE {_APP} AND (revision IS NULL OR NOT {_SAME_APP})) "
     f"OR EXISTS (SELECT 1 FROM user_states WHERE {_USER} AND (revision IS NULL OR NOT ({_SAME_USER}))) "
     "THEN ROLLBACK; SELECT NULL; ELSE "
-    "INSERT INTO sessions (app_name, user_id, id, state, create_time, update_time, incarnation, revision, "
-    "nonce, expires_at, sliding_ttl) VALUES (:a, :u, :s, :state, :time, :time, :i, 0, :n, "
-    f"{MYSQL_NOW} + INTERVAL :ttl * 1000 MICROSECOND, :sliding); "
+    f"{_INTO_SESSIONS} VALUES ({_NEW}); "
     f"IF NOT EXISTS (SELECT 1 FROM app_states WHERE {_APP}) THEN "
     "INSERT INTO app_states (app_name, state, update_time, incarnation, revision, nonce) "
     "VALUES (:a, '{}', :time, :i, 0, :n); END IF; "
