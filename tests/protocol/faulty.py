@@ -408,7 +408,10 @@ class _Writer:
         )
 
     async def release(self) -> None:
-        await self._inner.release()
-        called, self.on_release = self.on_release, None
-        if called is not None:
-            called()
+        # Whoever is cancelled meanwhile gives it back all the same.
+        try:
+            await self._inner.release()
+        finally:
+            called, self.on_release = self.on_release, None
+            if called is not None:
+                called()
