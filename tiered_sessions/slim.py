@@ -55,7 +55,8 @@ def slim(names: Collection[str]) -> dict[str, Any]:
     class Named:
         pass
 
-    if len(names) >= _SHARED_KEYS:
+    # Some attributes are not kept in an object's dictionary (`__class__`), and keys are anybody's.
+    if len(names) >= _SHARED_KEYS or any(hasattr(Named, name) for name in names):
         return dict.fromkeys(names)
     return dict.copy(_with_fields(Named, names).__dict__)
 

@@ -92,7 +92,7 @@ async def test_a_read_cancelled_while_it_opens_a_connection_loses_none(store: Sq
     key = await filled(store, 3)
     whole = await loaded(store, key)
     await store._engine.dispose()
-    before = threading.active_count()
+    before = threading.enumerate()
     for turns in range(12):
         reading = asyncio.create_task(store.load(key, Query()))
         for _ in range(turns):
@@ -101,7 +101,9 @@ async def test_a_read_cancelled_while_it_opens_a_connection_loses_none(store: Sq
         await asyncio.wait((reading,))
         await asyncio.gather(*store._given_up)
         await store._engine.dispose()
-        assert threading.active_count() <= before
+        for thread in set(threading.enumerate()).difference(before):
+            thread.join(5)
+            assert not thread.is_alive()
     assert await loaded(store, key) == whole
 
 

@@ -92,3 +92,10 @@ def test_keys_that_are_never_the_same_do_not_grow_without_bound() -> None:
         document = {f"k{number}": [number]}
         assert small(dict(document)) == document
     assert len(module._shapes) == 256
+
+
+def test_keys_that_are_attributes_of_every_object_stay_keys() -> None:
+    for name in {*dir(type), *dir(object()), "__dict__", "__weakref__", "__class__", "\ud800", "a\0", ""}:
+        for value in (None, {"inner": [1]}, "text"):
+            assert small({name: value, "b": 2}) == {name: value, "b": 2}
+            assert small({name: value, "b": 3}) == {name: value, "b": 3}
