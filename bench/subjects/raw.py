@@ -253,7 +253,7 @@ class RawMariadb(RawService):
 
     async def _connect(self) -> Any:
         import aiomysql  # type: ignore[import-untyped]
-        from pymysql.constants import CLIENT
+        from pymysql.constants import CLIENT  # type: ignore[import-untyped]
 
         url = make_url(self._url)
         return await aiomysql.create_pool(
