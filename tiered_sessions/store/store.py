@@ -80,11 +80,8 @@ class SqlSessionStore:
         self._groups: dict[Kind, Groups] = {}
         if self._dialect.group_connections:
             # A create that is shareable has masked nothing that could end before it does.
-            ages: dict[Kind, float] = {
-                "append": config.mask_age,
-                "create": math.inf,
-                "delete": config.mask_age,
-            }
+            age = config.mask_age
+            ages: dict[Kind, float] = {"append": age, "create": math.inf, "delete": age}
             self._groups = {kind: self._make_groups(kind, age) for kind, age in ages.items()}
         # Whoever else holds an injected engine reaches the data too.
         self.exclusive = owns_engine and engine.dialect.name == "sqlite" and _in_memory(engine)
