@@ -296,7 +296,11 @@ async def test_a_killed_connection_costs_what_was_on_it(server: OwnServer, clien
             await asyncio.sleep(0)
             await client.client_kill_filter(_type="normal", skipme=True)
             assert all(isinstance(reply, Unavailable) for reply in await asyncio.gather(*flying))
-            assert isinstance(await whole(cache), Masked)
+            found = await whole(cache)
+            if isinstance(found, Unavailable):
+                # The connection for whole entries was killed too, and may not have heard of it before.
+                found = await whole(cache)
+            assert isinstance(found, Masked)
             await client.client_unpause()
             assert isinstance(await intent(cache, KEYS[1]), int)
         after = (await client.info("commandstats"))["cmdstat_evalsha"]["calls"]
