@@ -51,6 +51,14 @@ async def until(condition: Any) -> None:
             await asyncio.sleep(0)
 
 
+async def all_free(store: SqlSessionStore, *kinds: Kind) -> None:
+    """However a test ended, every connection is there for the next."""
+    for kind in kinds:
+        queue = groups(store, kind)
+        await until(lambda queue=queue: queue._free == store._dialect.group_connections)
+        assert not queue._waiting
+
+
 async def share(store: SessionStore, write: Append, outbox: Sequence[ScopeKey] = ()) -> AppendOutcome:
     """Performs an append as a caller who is willing to share."""
     writer = await store.writer(grouped="append")

@@ -195,5 +195,8 @@ async def test_round_trips(wires: Wires) -> None:
         assert 1 <= len(rows[name].background) <= intents
     for name in ("get, cold", "list", "create", "delete"):
         assert [len(flight.commands) for flight in rows[name].sql] == [1]
+    leases = [[named(c) for c in flight.commands] for flight in rows["get, cold"].cache]
+    assert leases[-1] == ["lease"] * 3
+    assert len(leases) == 2
     assert len(rows["list"].cache) == len(rows["create"].cache) == 0
     assert [named(c) for flight in rows["delete"].cache for c in flight.commands] == ["intent"]

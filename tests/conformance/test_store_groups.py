@@ -10,6 +10,7 @@ import pytest
 
 from tests.conformance.grouping import (
     Journal,
+    all_free,
     gathering,
     groups,
     seated,
@@ -64,9 +65,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 async def store(request: pytest.FixtureRequest, backend: str) -> AsyncIterator[SqlSessionStore]:
     async with open_store(backend_url(request, backend), backend) as opened:
         yield opened
-        # However it ended, every connection is there for the next.
-        await until(lambda: groups(opened)._free == opened._dialect.group_connections)
-        assert not groups(opened)._waiting
+        await all_free(opened, "append")
 
 
 @pytest.fixture

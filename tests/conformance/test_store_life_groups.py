@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from tests.conformance.grouping import gathering, groups, until
+from tests.conformance.grouping import all_free, gathering, groups, until
 from tests.conformance.store_backends import (
     START,
     as_stranger,
@@ -54,10 +54,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 async def store(request: pytest.FixtureRequest, backend: str) -> AsyncIterator[SqlSessionStore]:
     async with open_store(backend_url(request, backend), backend) as opened:
         yield opened
-        for kind in ("create", "delete"):
-            queue = groups(opened, kind)
-            await until(lambda queue=queue: queue._free == opened._dialect.group_connections)
-            assert not queue._waiting
+        await all_free(opened, "create", "delete")
 
 
 class Statements:

@@ -74,6 +74,7 @@ class SqlSessionStore:
         self._create_tables = create_tables
         self._given_up: set[asyncio.Task[None]] = set()
         self._dialect = _dialect(engine, config, owns_engine)
+        self._close_timeout = config.close_timeout
         self._turns = Turns(engine)
         pool = engine.sync_engine.pool
         self._longest = _OPENING + (pool.timeout() if isinstance(pool, AsyncAdaptedQueuePool) else 0)
@@ -87,13 +88,7 @@ class SqlSessionStore:
         self.exclusive = owns_engine and engine.dialect.name == "sqlite" and _in_memory(engine)
 
     def _make_groups(self, kind: Kind, mask_age: float) -> Groups:
-        return Groups(
-            self._checkout,
-            kind,
-            self._fits,
-            self._dialect.group_connections,
-            mask_age,
-        )
+        return Groups(self._checkout, kind, self._fits, self._dialect.group_connections, mask_age)
 
     @property
     def engine(self) -> AsyncEngine:
@@ -111,9 +106,12 @@ class SqlSessionStore:
 
     async def close(self) -> None:
         """Disposes the engine if this object owns it."""
-        under_way = self._given_up.union(*(groups.tasks for groups in self._groups.values()))
-        if under_way:
-            _, stuck = await asyncio.wait(under_way, timeout=self._longest)
+        for groups in self._groups.values():
+            if groups.tasks:
+                await asyncio.wait(groups.tasks)
+        if self._given_up:
+            # Nobody waits for these connections, and one that never opens must not keep this waiting.
+            _, stuck = await asyncio.wait(self._given_up, timeout=self._close_timeout)
             for task in stuck:
                 task.cancel()
             await asyncio.gather(*stuck, return_exceptions=True)
