@@ -169,6 +169,11 @@ async def test_round_trips(wires: Wires) -> None:
         await get("cold")
         await service.flush()
 
+    await service.create_session(app, "new", session_id="cold")
+    with wires.counting("fill") as rows["get, cold, new user"]:
+        await service.get_session(app, "new", "cold")
+        await service.flush()
+
     with wires.counting() as rows["create"]:
         await service.create_session(app, "u", session_id="gone")
     await service.delete_session(app, "u", "cold")
@@ -193,10 +198,9 @@ async def test_round_trips(wires: Wires) -> None:
         intents = 3 if "user:" in name else 1
         assert [named(c) for flight in rows[name].cache for c in flight.commands] == ["intent"] * intents
         assert 1 <= len(rows[name].background) <= intents
-    for name in ("get, cold", "list", "create", "delete"):
+    for name in ("get, cold", "get, cold, new user", "list", "create", "delete"):
         assert [len(flight.commands) for flight in rows[name].sql] == [1]
-    leases = [[named(c) for c in flight.commands] for flight in rows["get, cold"].cache]
-    assert leases[-1] == ["lease"] * 3
-    assert len(leases) == 2
+    _, leases = rows["get, cold, new user"].cache
+    assert [named(c) for c in leases.commands] == ["lease"] * 2
     assert len(rows["list"].cache) == len(rows["create"].cache) == 0
     assert [named(c) for flight in rows["delete"].cache for c in flight.commands] == ["intent"]
