@@ -331,6 +331,26 @@ async def test_a_server_that_accepts_and_says_nothing_is_left_in_bounded_time(
         assert await store.load(key, Query()) is not None
 
 
+async def test_closing_does_not_wait_for_a_connection_that_never_opens(
+    mysql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        Relay(mysql_url) as relay,
+        open_store(relay.url, "mariadb", pool_size=1, max_overflow=1) as store,
+    ):
+        monkeypatch.setattr(store, "_longest", 0.1)
+        monkeypatch.setattr(store, "_close_timeout", 0.1)
+        writer = await store.writer()
+        relay.black_hole()
+        with pytest.raises(StoreUnavailableError):
+            await store.load(new_key(), Query())
+        assert store._given_up
+        await writer.release()
+        async with asyncio.timeout(5):
+            await store.close()
+        assert not store._given_up
+
+
 # --- locks -----------------------------------------------------------------------------------
 
 
