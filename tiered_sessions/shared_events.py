@@ -12,12 +12,11 @@ Every reader is given the same event objects, in a list of its own.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from sys import getsizeof
 from threading import Lock
 from typing import Any, Final, Generic, TypeVar, cast
-
-from cachetools import LRUCache
 
 from .errors import SharedEventChangedError
 from .likes import EventLike
@@ -124,9 +123,10 @@ class SharedEvents(Generic[EventT]):
         self._record: type[KeptRecord[EventT]] = _CheckedRecord if checked else KeptRecord
         self._checked = checked
         self._keeps_json = keeps_json
-        self._sessions: LRUCache[SessionKey, _Kept[EventT]] = LRUCache(
-            max_bytes, lambda kept: kept.undecoded + kept.decoded
-        )
+        # The one that was asked for last comes last. A library's takes five calls for each look.
+        self._sessions: OrderedDict[SessionKey, _Kept[EventT]] = OrderedDict()
+        self._bytes = 0
+        self._max_bytes = max_bytes
         # The loops of one service may run in several threads.
         self._lock = Lock()
 
@@ -134,9 +134,8 @@ class SharedEvents(Generic[EventT]):
 
     def find(self, key: SessionKey) -> Content | None:
         """Returns the content that was kept last; of decoded events it has the `KeptRecord`."""
-        with self._lock:
-            kept = self._sessions.get(key)
-        return kept.content if kept else None
+        kept = self._latest(key)
+        return None if kept is None else kept.content
 
     def keep(self, key: SessionKey, content: Content, added: tuple[EventRecord, ...] | None = None) -> None:
         """Keeps `content`, unless it takes too much of the room, or more of it is kept.
@@ -164,6 +163,14 @@ class SharedEvents(Generic[EventT]):
         """Forgets everything."""
         with self._lock:
             self._sessions.clear()
+            self._bytes = 0
+
+    def _latest(self, key: SessionKey) -> _Kept[EventT] | None:
+        with self._lock:
+            kept = self._sessions.get(key)
+            if kept is not None:
+                self._sessions.move_to_end(key)
+        return kept
 
     # --- events ----------------------------------------------------------------------------------
 
@@ -177,8 +184,7 @@ class SharedEvents(Generic[EventT]):
             return list(map(self._decode, records))
         if not records:
             return []
-        with self._lock:
-            kept = self._sessions.get(key)
+        kept = self._latest(key)
         if kept is not None and cast("Any", kept.records) is records and not self._checked:
             return kept.events.copy()
         old: tuple[KeptRecord[EventT], ...] = kept.records if kept else ()
@@ -246,10 +252,16 @@ class SharedEvents(Generic[EventT]):
             self._put(key, _Kept(content, undecoded, whole, events, decoded))
 
     def _put(self, key: SessionKey, kept: _Kept[EventT]) -> None:
-        if (kept.undecoded + kept.decoded) * _SHARE > self._sessions.maxsize:
-            self._sessions.pop(key, None)
-        else:
-            self._sessions[key] = kept
+        old = self._sessions.pop(key, None)
+        self._bytes -= 0 if old is None else old.undecoded + old.decoded
+        size = kept.undecoded + kept.decoded
+        if size * _SHARE > self._max_bytes:
+            return
+        self._sessions[key] = kept
+        self._bytes += size
+        while self._bytes > self._max_bytes:
+            _, least = self._sessions.popitem(last=False)
+            self._bytes -= least.undecoded + least.decoded
 
 
 def _position(kept: Sequence[KeptRecord[Any]], record: EventRecord) -> int:

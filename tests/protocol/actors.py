@@ -82,6 +82,7 @@ class Actor:
     asked: steps.Flight | None = None
     outer: Any = None
     wait: steps.Wait | None = None
+    asking: bool = False
     sent: dict[int, Any] = field(default_factory=dict)
     replies: dict[int, Any] = field(default_factory=dict)
     written: dict[ScopeKey, int] = field(default_factory=dict)

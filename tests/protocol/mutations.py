@@ -287,7 +287,7 @@ MUTATIONS = [
     Mutation(
         "seal",
         "R31",
-        edit(protocol, "fetch", "yield Local(Seal())", "pass"),
+        edit(protocol, "fetch", "yield Seal()", "pass"),
         scenarios.cold,
         faults=Faults(slow=(steps.Load,)),
     ),

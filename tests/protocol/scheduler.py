@@ -244,6 +244,8 @@ class Scheduler:
         if reply is Ended.TIMER and actor.wait is not None:
             # The client gave up; the server may still get to it, or never.
             self._leave(actor, [actor.sent.pop(h) for h in actor.wait.handles if h in actor.sent])
+        if actor.asking:
+            reply = steps.Ask.told(reply)
         while True:
             try:
                 step = actor.steps.send(reply)
@@ -255,8 +257,12 @@ class Scheduler:
                 self._leave(actor, actor.sent.values())
                 actor.finish(actor, stop.value)
                 return
+            actor.asking = isinstance(step, steps.Ask)
             if isinstance(step, steps.Wait):
                 actor.wait = step
+                return
+            if isinstance(step, steps.Ask):
+                actor.wait = step.wait(self._answer(actor, step))
                 return
             if isinstance(step, steps.Flight):
                 self._board(actor, step)
@@ -267,11 +273,11 @@ class Scheduler:
         if isinstance(step, steps.Later):
             self._later(actor, step.command)
             return None
-        if isinstance(step, steps.Local):
-            if isinstance(step.question, steps.Token):
+        if not isinstance(step, steps.Send | steps.Ask):
+            if isinstance(step, steps.Token):
                 self.tokens += 1
                 return f"t{self.tokens}"
-            return answer(step.question, actor)
+            return answer(step, actor)
         actor.handles += 1
         actor.sent[actor.handles] = step.command
         actor.writing = actor.writing or isinstance(step.command, steps.Intent | steps.Write)

@@ -74,27 +74,27 @@ class Connections(Protocol):
 
 
 class Server:
-    """One server: a connection for what is small, and one for whole entries if there may be two."""
+    """One server: a connection for what is small, and one for whole entries if there may be two.
+
+    Attributes:
+        post: Sends a small call soon.
+        hurry: Sends what was posted.
+    """
 
     def __init__(self, make: QueueMaker, connections: int) -> None:
         self._small = make(self._demoted)
         self._bulk = make(self._demoted) if connections > 1 else self._small
+        # Not methods that hand on: every call of the service comes by here.
+        self.post: Callable[[Call], None] = self._small.post
+        self.hurry: Callable[[], None] = self._small.hurry
 
     def fly(self, commands: Packed) -> Awaitable[Answers]:
         """Sends `commands` and awaits the replies."""
         if not commands.bulk:
             return self._small.fly(commands)
         # They may read what was posted before them.
-        self._small.hurry()
+        self.hurry()
         return self._bulk.fly(commands)
-
-    def post(self, call: Call) -> None:
-        """Sends a small call soon."""
-        self._small.post(call)
-
-    def hurry(self) -> None:
-        """Sends what was posted."""
-        self._small.hurry()
 
     async def close(self) -> None:
         """Fails what flies and closes the connections."""
@@ -117,6 +117,7 @@ class PoolConnections:
     ) -> None:
         self._server = Server(make, connections)
         self._closers = closers
+        self.hurry: Callable[[], None] = self._server.hurry
 
     def groups(self, names: Sequence[str]) -> Sequence[Sequence[str]]:
         return (names,)
@@ -127,9 +128,6 @@ class PoolConnections:
     def post(self, name: str, call: Call) -> bool:
         self._server.post(call)
         return True
-
-    def hurry(self) -> None:
-        self._server.hurry()
 
     async def close(self) -> None:
         await self._server.close()

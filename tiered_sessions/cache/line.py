@@ -128,11 +128,11 @@ class Line(CallQueue):
 
     # --- inside -----------------------------------------------------------------------------------
 
-    def _linger(self) -> None:
+    def _linger(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._wire is None:
             self._wake()
         elif self._lingering is None and not self._leaving:
-            self._lingering = self._running_loop().call_later(LINGER, self._lingered)
+            self._lingering = loop.call_later(LINGER, self._lingered)
 
     def _lingered(self) -> None:
         self._lingering = None
@@ -159,7 +159,9 @@ class Line(CallQueue):
             return
         while wire is not None and self._waiting and len(self._sent) < WINDOW and not wire.paused:
             packets, size = [], 0
-            while size < PIECE and len(self._sent) < WINDOW and (call := self._next()) is not None:
+            while self._waiting and size < PIECE and len(self._sent) < WINDOW:
+                if (call := self._next()) is None:
+                    break
                 packets.append(call.packet)
                 size += len(call.packet)
                 call.packet = b""

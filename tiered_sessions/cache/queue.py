@@ -130,7 +130,7 @@ class CallQueue(ABC):
         if call.future is None:
             call.future = loop.create_future()
         self._add_call(loop, call)
-        self._linger()
+        self._linger(loop)
 
     def hurry(self) -> None:
         """Sends what was posted."""
@@ -196,7 +196,7 @@ class CallQueue(ABC):
     def _wake(self) -> None:
         """Sees to it that what waits is sent."""
 
-    def _linger(self) -> None:
+    def _linger(self, loop: asyncio.AbstractEventLoop) -> None:
         """Sees to it that what waits is sent soon."""
         self._wake()
 
@@ -222,7 +222,8 @@ class CallQueue(ABC):
         while self._waiting:
             call = self._waiting.popleft()
             self._bytes -= len(call.packet)
-            if not call.left:
+            future = call.future
+            if future is None or not future.done():
                 self._sent.append(call)
                 return call
         return None
@@ -240,6 +241,8 @@ class CallQueue(ABC):
         call = self._sent[0]
         replies = call.replies
         replies.append(reply)
+        if len(replies) < call.wanted and not isinstance(reply, Exception):
+            return
         error = isinstance(reply, RedisError)
         if error and isinstance(reply, ConnectionError):  # such as "loading": it serves nobody yet
             call.fail(reply)

@@ -45,6 +45,7 @@ class RedisSessionCache:
 
     Attributes:
         shared: True.
+        hurry: Sends what was posted.
     """
 
     shared = True
@@ -84,6 +85,7 @@ class RedisSessionCache:
             if isinstance(url_or_client, str)
             else adopt(url_or_client, timeout, max_connections)
         )
+        self.hurry: Callable[[], None] = self._connections.hurry
 
     def lookup(
         self, keys: Sequence[ScopeKey], newest: int | None = None
@@ -238,10 +240,6 @@ class RedisSessionCache:
         except FAULTS as error:
             call.fail(error)
             return call.future
-
-    def hurry(self) -> None:
-        """Sends what was posted."""
-        self._connections.hurry()
 
     # --- inside -------------------------------------------------------------------------------
 

@@ -88,6 +88,8 @@ class Call:
     Attributes:
         cut: The wait in which the caller of a write was cancelled. It is to be waited again, where
             nobody can cancel it: before the statement was sent it then answers `Ended.CANCELLED`.
+        asking: Whether the last wait was an `Ask`'s.
+        stoppable: Whether it can be cut: a write.
     """
 
     def __init__(
@@ -98,13 +100,14 @@ class Call:
         self.writer: StoreWriter | None = None
         self.committed = False
         self.cut: Wait | None = None
+        self.asking = False
+        self.stoppable = stoppable
         # By handle; of a command that was not worth sending its reply.
         self._commands: dict[int, Coroutine[Any, Any, Any] | asyncio.Future[Any] | Reply] = {}
         # How many of them are coroutines.
         self._unsent = 0
         # By handle, the first of which is 0.
         self._sent: list[float] = []
-        self._stoppable = stoppable
         self._stopped = False
 
     def start(
@@ -153,7 +156,7 @@ class Call:
                 raise
             return Ended.TIMER
         except asyncio.CancelledError:
-            if self._stoppable and not self._stopped:
+            if self.stoppable and not self._stopped:
                 self._stopped = True
                 self.cut = step
             raise
@@ -167,7 +170,7 @@ class Call:
         if isinstance(command, Uncut):
             return command
         # What a cancelled caller leaves half-way after its statement is waited for again.
-        if self.committed and self._stoppable:
+        if self.committed and self.stoppable:
             return None
         if isinstance(command, asyncio.Future):
             return None if self._unsent or isinstance(command, asyncio.Task) else command

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from ..cache.base import Unavailable
 from ..records import Failed, OutboxRow, SessionKey, Unknown
-from .protocol import ask, delete, sql
+from .protocol import delete
 from .steps import (
+    Ask,
     Delete,
     Drop,
     Elect,
@@ -32,7 +33,7 @@ def sweep(rules: Rules) -> Steps[Swept]:
 
     A locked one is left for the next sweep; after a few failures so is the rest.
     """
-    keys: Sequence[SessionKey] = yield from sql(ReadExpired())
+    keys: Sequence[SessionKey] = yield Ask(ReadExpired())
     deleted, failures = 0, 0
     failed: Failed | Unknown | None = None
     for key in keys:
@@ -53,10 +54,10 @@ def drain() -> Steps[int | None]:
     No row is locked: a drainer that held one would block the writer recording it again. A row is
     deleted only with the stamp that was read, so an invalidation recorded meanwhile stays.
     """
-    elected = yield from ask(Elect())
+    elected = yield Ask(Elect())
     if elected is not True:
         return None
-    rows: Sequence[OutboxRow] = yield from sql(ReadOutbox())
+    rows: Sequence[OutboxRow] = yield Ask(ReadOutbox())
     done: list[OutboxRow] = []
     for first in range(0, len(rows), _DROPS):
         asked: dict[int, OutboxRow] = {}
@@ -70,6 +71,6 @@ def drain() -> Steps[int | None]:
             if not isinstance(got.value, Unavailable):
                 done.append(row)
     if done:
-        yield from sql(ForgetOutbox(tuple(done)))
+        yield Ask(ForgetOutbox(tuple(done)))
     return len(done)
 

@@ -47,8 +47,8 @@ from ..records import (
 from .steps import (
     Answer,
     Apply,
+    Ask,
     Began,
-    CacheCommand,
     Checkout,
     Delete,
     Drop,
@@ -63,7 +63,6 @@ from .steps import (
     Lease,
     Load,
     LoadOlder,
-    Local,
     LookUp,
     Observed,
     ReadTags,
@@ -75,7 +74,6 @@ from .steps import (
     Served,
     Standing,
     Steps,
-    StoreCommand,
     Timer,
     Token,
     Touch,
@@ -85,26 +83,12 @@ from .steps import (
     Young,
 )
 
-_BEGAN = Local(Began())
-_TOKEN = Local(Token())
+_BEGAN = Began()
+_TOKEN = Token()
 _KINDS: Final[tuple[Kind | None, ...]] = (None, "append", "create", "delete")
 _CHECKOUTS = {kind: Send(Checkout(kind)) for kind in _KINDS}
 
 # --- small parts -------------------------------------------------------------------------------
-
-
-def ask(command: CacheCommand) -> Steps[Any]:
-    """Sends one cache command and waits within the call's budget: its reply or `Unavailable`."""
-    handle = yield Send(command)
-    got = yield Wait((handle,), Timer.CACHE)
-    return got.value if isinstance(got, Reply) else Unavailable(got.value)
-
-
-def sql(command: StoreCommand) -> Steps[Any]:
-    """Sends one SQL command and waits for its reply."""
-    handle = yield Send(command)
-    got = yield Wait((handle,))
-    return got.value
 
 
 def fitting(content: Content, rules: Rules) -> Content | None:
@@ -176,20 +160,21 @@ def _verdict(found: Lookup, standing: Standing, probed: int, rules: Rules) -> Ve
 def _look(key: SessionKey, query: Query, rules: Rules) -> Steps[Answer | Absent]:
     """Steps 1-3: one flight to the cache, then serve, validate, or say what is missing."""
     scopes = key.scopes
-    known = None if rules.private else (yield Local(Known(key)))
-    lookup = yield Send(LookUp(scopes, query.newest if known is None else 0))
-    # At 0 the tags are read beside the cache, not after it. A later look reads them anew.
+    known = None if rules.private else (yield Known(key))
+    look = LookUp(scopes, query.newest if known is None else 0)
+    found: tuple[Lookup, ...] | Unavailable
     strong: int | None = None
     if rules.max_staleness == 0:
+        # At 0 the tags are read beside the cache, not after it. A later look reads them anew.
+        lookup = yield Send(look)
         began = yield _BEGAN
         strong = yield Send(ReadTags(key))
-    got = yield Wait((lookup,), Timer.CACHE)
-    if not isinstance(got, Reply):
+        found = Ask.told((yield Wait((lookup,), Timer.CACHE)))
+    else:
+        found = yield Ask(look)
+    if isinstance(found, Unavailable) or isinstance(found[0], Unavailable):
         return Absent(())
-    found: tuple[Lookup, ...] = got.value
     session = found[0]
-    if isinstance(session, Unavailable):
-        return Absent(())
     # Equal tags are equal content, and it is a shared cache that says so (5.4).
     kept: Content | None = None
     if known is not None and isinstance(session, Hit):
@@ -198,17 +183,17 @@ def _look(key: SessionKey, query: Query, rules: Rules) -> Steps[Answer | Absent]
             kept = known
         else:
             # It changed elsewhere, or has more of what is wanted. One command, so nothing is torn (R32).
-            found = yield from ask(LookUp(scopes, query.newest))
+            found = yield Ask(LookUp(scopes, query.newest))
             if isinstance(found, Unavailable):
                 return Absent(())
 
     tags = tuple([entry.content.tag if isinstance(entry, Hit) else None for entry in found])
-    probed, standings = yield Local(Judge(scopes, tags))
+    probed, standings = yield Judge(scopes, tags)
     verdicts: list[Verdict] = []
     for scope, entry, standing in zip(scopes, found, standings, strict=True):
         if standing is _BELOW:
             # Dropped first, else the lease would answer "present" (I6).
-            yield from ask(Drop(scope, None, None))
+            yield Ask(Drop(scope, None, None))
         verdicts.append(_verdict(entry, standing, probed, rules))
 
     hits = [entry for entry in found if isinstance(entry, Hit)]
@@ -219,16 +204,16 @@ def _look(key: SessionKey, query: Query, rules: Rules) -> Steps[Answer | Absent]
 
         if strong is None:
             began = yield _BEGAN
-            held: Tags = yield from sql(ReadTags(key))
+            held: Tags = yield Ask(ReadTags(key))
         else:
             held = (yield Wait((strong,))).value
         changed: list[ScopeKey] = []
         for scope, entry, verdict in zip(scopes, hits, verdicts, strict=True):
             tag = held.tag(scope)
-            accepted = yield Local(Observed(scope, tag, began))
+            accepted = yield Observed(scope, tag, began)
             if tag != entry.content.tag or not accepted:
                 changed.append(scope)
-                yield from ask(Drop(scope, None, tag))
+                yield Ask(Drop(scope, None, tag))
             elif verdict is _VALIDATE and strong is None and not rules.private:
                 # `now` was read before the tags were: the bound counts from it.
                 yield Later(Touch(scope, entry.content.tag, entry.now, entry.stamp))
@@ -239,19 +224,19 @@ def _look(key: SessionKey, query: Query, rules: Rules) -> Steps[Answer | Absent]
     source: Literal["process", "cache", "store"] = "process" if rules.private or kept is not None else "cache"
     if not query.answered_by(content):
         first = content.events[0].seq if content.events else content.tag.revision + 1
-        older: Older | None = yield from sql(LoadOlder(key, first, query))
+        older: Older | None = yield Ask(LoadOlder(key, first, query))
         if older is None or older.tag != content.tag:
             # Another revision than the window's: the two do not fit together (R21).
-            yield from ask(Drop(key.session, None, older.tag if older else None))
+            yield Ask(Drop(key.session, None, older.tag if older else None))
             return Absent((key.session,))
         events = older.events + content.events
         content = replace(content, events=events, complete=older.complete, before=None)
         kept, source = None, "store"
     # Older events that were chosen by their time may have left others out.
     if kept is None and (query.after is None or source == "cache") and not rules.private:
-        yield Local(Keep(key, content))
+        yield Keep(key, content)
     if standings != _SAME:
-        yield Local(Served(scopes, tuple([hit.content.tag for hit in hits])))
+        yield Served(scopes, tuple([hit.content.tag for hit in hits]))
     snapshot = Snapshot(key, content, hits[1].content, hits[2].content)
     return Answer(snapshot, source)
 
@@ -261,7 +246,7 @@ def fetch(key: SessionKey, query: Query, leases: Sequence[ScopeKey], rules: Rule
     tokens: dict[ScopeKey, str] = {}
     asked: dict[int, ScopeKey] = {}
     for scope in leases:
-        tokens[scope] = yield Local(Token())
+        tokens[scope] = yield Token()
         asked[(yield Send(Lease(scope, tokens[scope])))] = scope
     granted: dict[ScopeKey, Granted] = {}
     refused: LeaseRefused | None = None
@@ -276,7 +261,7 @@ def fetch(key: SessionKey, query: Query, leases: Sequence[ScopeKey], rules: Rule
             refused = got.value
 
     # Somebody fills it already: look again, once or until the budget is over, whole each time.
-    yield Local(Seal())
+    yield Seal()
     while refused in (LeaseRefused.WAIT, LeaseRefused.PRESENT):
         if refused is LeaseRefused.WAIT and (yield Wait((), Timer.POLL)) is not Ended.TIMER:
             break
@@ -293,7 +278,7 @@ def fetch(key: SessionKey, query: Query, leases: Sequence[ScopeKey], rules: Rule
     wanted = query
     if key.session in granted and query != Query():
         wanted = Query(limit=max(query.limit or 0, rules.window_events))
-    snapshot: Snapshot | None = yield from sql(Load(key, wanted))
+    snapshot: Snapshot | None = yield Ask(Load(key, wanted))
     for scope, grant in granted.items():
         content = snapshot.content(scope) if snapshot else None
         content = fitting(content, rules) if content else None
@@ -310,9 +295,9 @@ def fetch(key: SessionKey, query: Query, leases: Sequence[ScopeKey], rules: Rule
         return Answer(None, "store")
     whole = key.session in granted or query == Query()
     if whole and snapshot.session.tag.adopted and rules.cached and not rules.private:
-        yield Local(Keep(key, snapshot.session))
+        yield Keep(key, snapshot.session)
     if wanted != query and not query.answered_by(snapshot.session):
-        snapshot = yield from sql(Load(key, query))
+        snapshot = yield Ask(Load(key, query))
     return Answer(snapshot, "store")
 
 
@@ -332,7 +317,7 @@ def read(key: SessionKey, query: Query, rules: Rules) -> Steps[Answer]:
         for scope in key.scopes if answer.snapshot else (key.session,):
             content = answer.snapshot.content(scope) if answer.snapshot else None
             tag = content.tag if content else None
-            accepted = yield Local(Observed(scope, tag, began))
+            accepted = yield Observed(scope, tag, began)
             fresh = fresh and accepted
         if fresh:
             break
@@ -389,7 +374,7 @@ def _mask(
             if not isinstance(got.value, Unavailable):
                 acknowledged[scope] = got.value
         # A mask that was sent long ago could end before the statement does (R7).
-        if (yield Local(Young(handles))):
+        if (yield Young(handles)):
             return Marked(token, acknowledged)
         for scope in acknowledged:
             yield Later(Release(scope, token))
@@ -403,11 +388,11 @@ def _commit(
     unmasked: list[ScopeKey] = []
     if rules.cached and not rules.private:
         unmasked = [scope for scope in scopes if scope not in marked.acknowledged]
-    outcome = yield from sql(Write(operation, tuple(unmasked)))
+    outcome = yield Ask(Write(operation, tuple(unmasked)))
     if isinstance(outcome, Unknown):
         # It may be stored: the masks stay until they expire, entry and all (R5).
         for scope in scopes:
-            yield Local(Wrote(scope, None))
+            yield Wrote(scope, None)
     elif isinstance(outcome, Failed):
         yield from _release(marked)
     return outcome
@@ -424,7 +409,7 @@ def _publish(commands: list[Apply | Drop], rules: Rules) -> Steps[None]:
     """Step 3: shows the cache what was committed. Losing any of it costs a miss."""
     for command in commands:
         if rules.wait_apply:
-            yield from ask(command)
+            yield Ask(command)
         else:
             yield Later(command)
 
@@ -447,11 +432,11 @@ def append(operation: Append, rules: Rules) -> Steps[AppendOutcome | None]:
     session = scopes[0]
     outcome: AppendOutcome = yield from _commit(operation, scopes, marked, rules)
     if isinstance(outcome, Committed):
-        yield Local(Wrote(session, outcome.tag))
+        yield Wrote(session, outcome.tag)
         commands: list[Apply | Drop] = []
         for scope in scopes[1:]:
             content = outcome.content(scope)
-            yield Local(Wrote(scope, content.tag if content else None))
+            yield Wrote(scope, content.tag if content else None)
             if scope in marked.acknowledged:
                 commands.append(_shared(marked, scope, content, rules))
         if session in marked.acknowledged:
@@ -459,22 +444,22 @@ def append(operation: Append, rules: Rules) -> Steps[AppendOutcome | None]:
         yield from _extend(operation, outcome)
         yield from _publish(commands, rules)
     elif isinstance(outcome, Stale):
-        yield Local(Observed(session, outcome.current, began))
+        yield Observed(session, outcome.current, began)
         yield from _release(marked, but=session)
         # Before the caller hears of it, so that its reload is not this entry again (R23).
         if rules.cached:
-            yield from ask(Drop(session, marked.token, outcome.current))
+            yield Ask(Drop(session, marked.token, outcome.current))
     elif isinstance(outcome, Missing):
-        yield Local(Observed(session, None, began))
+        yield Observed(session, None, began)
         yield from _release(marked, but=session)
         if rules.cached:
-            yield from ask(Drop(session, marked.token, None))
+            yield Ask(Drop(session, marked.token, None))
     elif isinstance(outcome, Already):
         # The caller is told that it is stored: its next read must show it. The attempt that stored
         # it may have lost its masks, so an older entry goes, and of shared scopes SQL is asked.
-        yield Local(Observed(session, outcome.tag, began))
+        yield Observed(session, outcome.tag, began)
         for scope in scopes[1:]:
-            yield Local(Wrote(scope, None))
+            yield Wrote(scope, None)
         yield from _release(marked, but=session)
         if session in marked.acknowledged:
             yield Later(Drop(session, marked.token, outcome.tag))
@@ -501,12 +486,12 @@ def _applied(operation: Append, outcome: Committed, marked: Marked, rules: Rules
 
 def _extend(operation: Append, outcome: Committed) -> Steps[None]:
     """Moves the content kept in the process to the new tag, if it is the predecessor."""
-    known: Content | None = yield Local(Known(operation.key))
+    known: Content | None = yield Known(operation.key)
     if known is None or known.tag != operation.expected or outcome.numbered:
         return
     state = known.state if outcome.state is None else outcome.state
     content = Content(outcome.tag, state, known.events + outcome.events, known.complete, known.before)
-    yield Local(Keep(operation.key, content, added=outcome.events))
+    yield Keep(operation.key, content, added=outcome.events)
 
 
 def create(operation: Create, rules: Rules) -> Steps[CreateOutcome | None]:
@@ -526,7 +511,7 @@ def _create(operation: Create, rules: Rules) -> Steps[CreateOutcome | None]:
     outcome: CreateOutcome = yield from _commit(operation, operation.scopes, marked, rules)
     if isinstance(outcome, Snapshot):
         session = operation.key.session
-        yield Local(Wrote(session, None))
+        yield Wrote(session, None)
         commands: list[Apply | Drop] = []
         if session in marked.acknowledged:
             commands.append(Drop(session, marked.token, None))
@@ -534,7 +519,7 @@ def _create(operation: Create, rules: Rules) -> Steps[CreateOutcome | None]:
             if scope == session:
                 continue
             content = outcome.content(scope)
-            yield Local(Wrote(scope, content.tag if content else None))
+            yield Wrote(scope, content.tag if content else None)
             if scope in marked.acknowledged:
                 commands.append(_shared(marked, scope, content, rules))
         yield from _publish(commands, rules)
@@ -551,7 +536,7 @@ def delete(operation: Delete, rules: Rules) -> Steps[DeleteOutcome | None]:
         return marked
     outcome: DeleteOutcome = yield from _commit(operation, (session,), marked, rules)
     if isinstance(outcome, bool):
-        yield Local(Wrote(session, None))
+        yield Wrote(session, None)
         if session in marked.acknowledged:
             yield from _publish([Drop(session, marked.token, None)], rules)
     return outcome

@@ -1,8 +1,8 @@
 """The vocabulary of the protocol: what its generators yield, and what they are told.
 
-A generator yields `Send`, `Wait`, `Later`, `Flight` or `Local` and receives the reply named in
-the docstring ("->"). Whoever performs the steps (tier.py, or an explorer) owns deadlines, tokens
-and cancellation; it never throws into a generator.
+A generator yields `Ask`, `Send`, `Wait`, `Later`, `Flight` or a question to the process itself, and
+receives the reply named in the docstring ("->"). Whoever performs the steps (tier.py, or an explorer)
+owns deadlines, tokens and cancellation; it never throws into a generator.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
-from ..cache.base import Granted
+from ..cache.base import Granted, Unavailable
 from ..records import (
     Append,
     Content,
@@ -65,6 +65,24 @@ class Ended(Enum):
     CANCELLED = "cancelled"
 
 
+class Ask(NamedTuple):
+    """Sends a command and waits for it alone; the reply is the command's.
+
+    A cache's that does not come within the call's budget is `Unavailable`.
+    """
+
+    command: Command
+
+    def wait(self, handle: int) -> Wait:
+        """Returns what it waits for once it was sent."""
+        return Wait((handle,), None if type(self.command) in STORE_COMMANDS else Timer.CACHE)
+
+    @staticmethod
+    def told(got: Reply | Ended) -> Any:
+        """Returns the reply to it, of what that wait was told."""
+        return got.value if isinstance(got, Reply) else Unavailable(got.value)
+
+
 class Send(NamedTuple):
     """Starts a command; the reply is its handle, an int."""
 
@@ -103,12 +121,6 @@ class Flight(NamedTuple):
     key: SessionKey
     query: Query
     leases: tuple[ScopeKey, ...]
-
-
-class Local(NamedTuple):
-    """Asks the process itself: atomic, no I/O."""
-
-    question: Question
 
 
 class LookUp(NamedTuple):
@@ -324,11 +336,11 @@ ScopedCommand: TypeAlias = Intent | Release | Lease | Fill | Apply | Drop | Touc
 CacheCommand: TypeAlias = ScopedCommand | LookUp | Elect
 SqlRead: TypeAlias = Load | LoadOlder | ReadTags | ReadExpired | ReadOutbox | ForgetOutbox
 StoreCommand: TypeAlias = SqlRead | Checkout | Write
+STORE_COMMANDS: Final = frozenset(get_args(StoreCommand))
 Command: TypeAlias = CacheCommand | StoreCommand
-Question: TypeAlias = (
-    Token | Began | Judge | Served | Observed | Wrote | Known | Keep | Young | Seal
-)
-Step: TypeAlias = Send | Wait | Later | Flight | Local
+Question: TypeAlias = Token | Began | Judge | Served | Observed | Wrote | Known | Keep | Young | Seal
+"""What the process itself is asked: atomic, no I/O."""
+Step: TypeAlias = Ask | Send | Wait | Later | Flight | Question
 Steps: TypeAlias = Generator[Step, Any, T]
 
 

@@ -107,24 +107,28 @@ class Draft:
         number = replies.pop(handle)
         self.put(kind, at, actor._replace(replies=tuple(replies.items()), flight=""))
         value = self.models.replies.values[number]
-        reply = steps.Reply(handle, value) if handle else value
-        self.advance(kind, at, (handle, number), reply)
+        if handle == 0 or isinstance(self.models.waits[actor.machine], steps.Ask):
+            self.advance(kind, at, ("told", number), value)
+        else:
+            self.advance(kind, at, (handle, number), steps.Reply(handle, value))
 
     def give_up(self, kind: str, at: int, arrives: bool) -> None:
         """Ends a wait for the cache; what was sent reaches the server later, or never."""
         actor = self.actor(kind, at)
-        waited = self.models.waits[actor.machine].handles
+        step = self.models.waits[actor.machine]
+        waited = self.models.wait(actor).handles
         if arrives:
             self._abandon(n for h, n in actor.sent if h in waited)
         sent = tuple(pair for pair in actor.sent if pair[0] not in waited)
         replies = tuple(pair for pair in actor.replies if pair[0] not in waited)
         self.put(kind, at, actor._replace(sent=sent, replies=replies))
-        self.advance(kind, at, steps.Ended.TIMER, steps.Ended.TIMER)
+        told = steps.Ended.TIMER
+        self.advance(kind, at, told, step.told(told) if isinstance(step, steps.Ask) else told)
 
     def fly_alone(self, at: int) -> None:
         """Lets a caller read SQL by itself."""
         actor = self.actor("actors", at)
-        wait = self.models.waits[actor.machine]
+        wait = self.models.wait(actor)
         name = f"{actor.name}.alone{actor.tokens}"
         self._start_flight(actor, wait._replace(leases=()), name, private=True)
         self.put("actors", at, actor._replace(flight=name, tokens=actor.tokens + 1))
@@ -230,6 +234,13 @@ class Draft:
                 number = instant.pop(ready)
                 name, reply = (ready, number), steps.Reply(ready, models.replies.values[number])
                 continue
+            if isinstance(step, steps.Ask):
+                actor, handle = self._send(actor, step.command, instant)
+                if handle not in instant:
+                    break
+                number = instant.pop(handle)
+                name, reply = ("told", number), models.replies.values[number]
+                continue
             if isinstance(step, steps.Flight):
                 self.put(kind, at, actor)
                 self._board(kind, at, step)
@@ -246,10 +257,10 @@ class Draft:
             actor, number = self._local(actor, step)
             name, reply = ("value", number), models.replies.values[number]
         models.waits[machine] = step
-        if isinstance(step, steps.Wait):
-            sent = dict(actor.sent)
-            waited = [models.commands.values[sent[h]] for h in step.handles if h in sent]
-            models.judge.waits(step, waited)
+        if not isinstance(step, steps.Flight):
+            sent, wait = dict(actor.sent), models.wait(actor)
+            waited = [models.commands.values[sent[h]] for h in wait.handles if h in sent]
+            models.judge.waits(wait, waited)
         if instant:
             actor = actor._replace(replies=tuple(sorted((*actor.replies, *instant.items()))))
         self.put(kind, at, actor)
@@ -288,7 +299,7 @@ class Draft:
             self.bag.append(number)
 
     def _local(self, actor: Actor, step: Any) -> tuple[Actor, int]:
-        """Answers a `Local`, or notes where a program's call begins and ends."""
+        """Answers a question, or notes where a program's call begins and ends."""
         models = self.models
         process = self.processes[actor.process]
         judge = models.judge
@@ -308,7 +319,7 @@ class Draft:
                 seen = tuple(map(max, process.seen, seen))
                 self.processes[actor.process] = process._replace(seen=seen)
             return actor._replace(bound=(), own=()), models.reply(None)
-        match step.question:
+        match step:
             case steps.Token():
                 token = f"{actor.name}.{actor.tokens}"
                 return actor._replace(tokens=actor.tokens + 1), models.reply(token)
@@ -322,10 +333,10 @@ class Draft:
                 if process.known < 0 or not content.part_of(models.replies.values[process.known]):
                     self.processes[actor.process] = process._replace(known=models.reply(content))
                 return actor, models.reply(None)
-        floors, number = models.floors.ask(process.floors, self.now, step.question)
+        floors, number = models.floors.ask(process.floors, self.now, step)
         if floors != process.floors:
             self.processes[actor.process] = process._replace(floors=floors)
-        if isinstance(step.question, steps.Judge):
+        if isinstance(step, steps.Judge):
             number = models.reply((process.probed, models.replies.values[number]))
         return actor, number
 
@@ -373,11 +384,13 @@ class Draft:
                 step = generator.send(reply)
             except StopIteration as stop:
                 return stop.value
-            if isinstance(step, steps.Send):
+            if isinstance(step, steps.Send | steps.Ask):
                 actor, reply = self._send(actor, step.command, replies)
                 for handle, number in actor.sent:
                     replies[handle] = self._finish(number)
                 actor = actor._replace(sent=())
+                if isinstance(step, steps.Ask):
+                    reply = models.replies.values[replies.pop(reply)]
             elif isinstance(step, steps.Wait):
                 ready = next((h for h in step.handles if h in replies), None)
                 reply = steps.Ended.SPENT

@@ -56,6 +56,12 @@ class Models:
         """Says whether no program writes this scope, so that delays there change nothing."""
         return scope.kind == "app" or (scope.kind == "user" and not self.scenario.user)
 
+    def wait(self, actor: Actor) -> Any:
+        """Returns what a call waits for, a `Wait` or a `Flight`; None: it has not begun."""
+        step = self.waits.get(actor.machine)
+        # What it asks is what it has sent last.
+        return step.wait(actor.handles) if isinstance(step, steps.Ask) else step
+
     def fetch(self, step: steps.Flight) -> Callable[[], Any]:
         """Returns what makes the generator of a flight."""
         return partial(self.calls.protocol.fetch, *step, self.calls.rules)

@@ -17,8 +17,8 @@ from tests.protocol.mutations import MUTATIONS, Edit, edit
 from tiered_sessions.cache.memory import Entry
 from tiered_sessions.tier import chores, protocol
 
-LOAD = "    snapshot: Snapshot | None = yield from sql(Load(key, wanted))\n"
-SEAL = "    yield Local(Seal())\n"
+LOAD = "    snapshot: Snapshot | None = yield Ask(Load(key, wanted))\n"
+SEAL = "    yield Seal()\n"
 LEASES = "    tokens: dict[ScopeKey, str] = {}\n    asked: dict[int, ScopeKey] = {}\n    for scope in leases:"
 INTENTS = """\
             asked[(yield Send(Intent(scope, token)))] = scope
@@ -30,21 +30,20 @@ UNAWAITED = """\
         handles = ()
         acknowledged = dict.fromkeys(scopes, 0)
 """
-COMMIT = "    outcome = yield from sql(Write(operation, tuple(unmasked)))\n"
+COMMIT = "    outcome = yield Ask(Write(operation, tuple(unmasked)))\n"
 DELETION = "    outcome: DeleteOutcome = yield from _commit(operation, (session,), marked, rules)\n"
 DROPPED = "yield from _publish([Drop(session, marked.token, None)], rules)\n"
 TOUCH = "                yield Later(Touch(scope, entry.content.tag, entry.now, entry.stamp))\n"
 LATE_TOUCH = """\
-                again = yield from ask(LookUp(key.scopes, 0))
+                again = yield Ask(LookUp(key.scopes, 0))
                 yield Later(Touch(scope, entry.content.tag, again[0].now, entry.stamp))
 """
 FORGET = """\
     if done:
-        yield from sql(ForgetOutbox(tuple(done)))
+        yield Ask(ForgetOutbox(tuple(done)))
 """
-ROWS = "    rows: Sequence[OutboxRow] = yield from sql(ReadOutbox())\n"
-ROWS = "    rows: Sequence[OutboxRow] = yield from sql(ReadOutbox())\n"
-OUTCOME = "            yield Local(Wrote(scope, None))\n    elif isinstance(outcome, Failed)"
+ROWS = "    rows: Sequence[OutboxRow] = yield Ask(ReadOutbox())\n"
+OUTCOME = "            yield Wrote(scope, None)\n    elif isinstance(outcome, Failed)"
 APPLIED = "        yield from _publish(commands, rules)\n    elif isinstance(outcome, Stale)"
 
 Change = tuple[str, str]
@@ -85,13 +84,13 @@ _SWAPS: dict[str, tuple[str, tuple[Change, ...]]] = {
         "a writer, two reads",
         ((APPLIED, APPLIED.replace("_publish(commands, rules)", "_release(marked)")),),
     ),
-    "the statement under aged masks": ("masks age", (("if (yield Local(Young(handles))):", "if True:"),)),
+    "the statement under aged masks": ("masks age", (("if (yield Young(handles)):", "if True:"),)),
     "masks released when the outcome is unknown": (
         "outcome unknown, said again",
         (
             (
                 OUTCOME,
-                OUTCOME.replace("Local(Wrote(scope, None))", "Later(Release(scope, marked.token))"),
+                OUTCOME.replace("Wrote(scope, None)", "Later(Release(scope, marked.token))"),
             ),
         ),
     ),
@@ -119,13 +118,13 @@ _SWAPS: dict[str, tuple[str, tuple[Change, ...]]] = {
     ),
     "the floor is not asked": (
         "evicted, one process",
-        (("yield Local(Judge(scopes, tags))", "0, (Standing.FINE,) * 3"),),
+        (("yield Judge(scopes, tags)", "0, (Standing.FINE,) * 3"),),
     ),
     "a call that never ends": ("a writer, two reads", ((COMMIT, COMMIT + "    yield Wait((10**6,))\n"),)),
     "a call that raises": ("a writer, two reads", ((COMMIT, COMMIT + "    assert outcome is None\n"),)),
     "a wait for the cache without a limit": (
         "a writer, two reads",
-        (("got = yield Wait((lookup,), Timer.CACHE)", "got = yield Wait((lookup,))"),),
+        (("found = yield Ask(look)", "found = (yield Wait(((yield Send(look)),))).value"),),
     ),
 }
 _ENDS = {
@@ -137,7 +136,7 @@ _ENDS = {
     "a part of the oldest events": ("a part, then all", ("events[-newest:]", "events[:newest]")),
 }
 """Changes of what a lookup shows of an entry."""
-_DRAINING = (ROWS, ROWS + "    yield from sql(ForgetOutbox(tuple(rows)))\n"), (FORGET, "")
+_DRAINING = (ROWS, ROWS + "    yield Ask(ForgetOutbox(tuple(rows)))\n"), (FORGET, "")
 
 _PARTS = {
     "lease": "a window of a session created again",

@@ -87,7 +87,7 @@ class World:
                 continue
             _, kind, at, handle = found[0]
             actor = self.models.actors.values[getattr(state, kind)[at]]
-            if handle == 0 or handle == self.models.waits[actor.machine].handles[0]:
+            if handle == 0 or handle == self.models.wait(actor).handles[0]:
                 return found[0]
         return None
 
@@ -140,7 +140,7 @@ class World:
 
     def _asks(self, actor: Actor) -> bool:
         """Says whether a call waits for the cache, which it does for 50 ms, however the process stalls."""
-        return getattr(self.models.waits.get(actor.machine), "timer", None) is not None
+        return getattr(self.models.wait(actor), "timer", None) is not None
 
     def _of(self, state: State, kind: str, at: int, actor: Actor) -> Iterator[Step]:
         faults, commands = state.faults, self.models.commands.values
@@ -151,7 +151,7 @@ class World:
                 yield from (("outcome", kind, at, handle, told) for told in ("done", "not done", "failed"))
             if faults.copies and isinstance(command, steps.ScopedCommand):
                 yield "copy", kind, at, handle
-        wait = self.models.waits.get(actor.machine)
+        wait = self.models.wait(actor)
         if wait is None:
             yield "begin", kind, at
             return
