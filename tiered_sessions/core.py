@@ -219,7 +219,7 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
             CommitOutcomeUnknownError: The connection broke in the commit.
         """
         key = SessionKey(app_name, user_id, str(uuid4()) if session_id is None else session_id)
-        with _Translating(self):
+        with self._translating:
             scopes = split(json_safe(state or {}))
             create = Create(
                 key,
@@ -265,7 +265,7 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
                 return replace(snapshot, session=replace(snapshot.session, events=events))
 
     async def _sessions(self, app_name: str, user_id: str | None) -> list[SessionT]:
-        with _Translating(self):
+        with self._translating:
             found = await self._wiring.tier().sessions(app_name, user_id)
             keys = map(SessionKey, repeat(app_name), found.user_ids, found.session_ids)
             return [
@@ -275,12 +275,12 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
 
     async def count_sessions(self, app_name: str, user_id: str | None = None) -> int:
         """Counts the sessions of one user, or of all users of the app."""
-        with _Translating(self):
+        with self._translating:
             return await self._wiring.tier().count(app_name, user_id)
 
     async def delete_session(self, app_name: str, user_id: str, session_id: str) -> None:
         """Deletes a session and its events, not the shared state. An unknown id is no error."""
-        with _Translating(self):
+        with self._translating:
             await self._wiring.tier().delete(SessionKey(app_name, user_id, session_id))
 
     async def delete_expired(self) -> int:
@@ -289,12 +289,12 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
         Raises:
             StoreError: One of them could not be deleted.
         """
-        with _Translating(self):
+        with self._translating:
             return await self._wiring.tier().delete_expired()
 
     async def get_user_state(self, app_name: str, user_id: str) -> dict[str, Any]:
         """Reads what all sessions of a user share, keys without `user:`; empty if there is nothing."""
-        with _Translating(self):
+        with self._translating:
             return object_of(await self._wiring.tier().user_state(app_name, user_id))
 
     # --- writing to a session --------------------------------------------------------------------
@@ -324,7 +324,7 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
                 event.id = str(uuid4())
             self._keep_temporary(session, event)
         if whole:
-            with _Translating(self):
+            with self._translating:
                 if self._windows is not None and any(rewinds(event) for event in whole):
                     await self._refuse_part(session)
                 await self._append(session, whole)
@@ -373,7 +373,7 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
 
     async def merge_state(self, session: SessionT, delta: Mapping[str, Any]) -> None:
         """Changes keys of the state, all scopes, without an event. Errors as `append_event`."""
-        with _Translating(self):
+        with self._translating:
             safe = json_safe(delta)
             key = SessionKey(session.app_name, session.user_id, session.id)
             async with self._locks.hold(key):
@@ -382,7 +382,7 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
 
     async def replace_state(self, session: SessionT, state: Mapping[str, Any]) -> None:
         """Makes `state` the session's whole own state; shared scopes are merged into. Without an event."""
-        with _Translating(self):
+        with self._translating:
             safe = json_safe(state)
             scopes = split(safe)
             key = SessionKey(session.app_name, session.user_id, session.id)
@@ -478,7 +478,7 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
 
     async def prepare_tables(self) -> None:
         """Makes the tables, or adopts stock ADK's, now instead of on first use. Safe to repeat."""
-        with _Translating(self):
+        with self._translating:
             await self._wiring.tier().prepare()
 
     async def flush(self) -> None:

@@ -185,7 +185,8 @@ class SharedEvents(Generic[EventT]):
         if not records:
             return []
         kept = self._latest(key)
-        if kept is not None and cast("Any", kept.records) is records and not self._checked:
+        decoded_before: Any = kept and kept.records
+        if decoded_before is records and kept is not None and not self._checked:
             return kept.events.copy()
         old: tuple[KeptRecord[EventT], ...] = kept.records if kept else ()
         start = _position(old, records[0])

@@ -145,7 +145,13 @@ class Wiring:
             ConfigurationError: Something the caller gave, or a database in memory, belongs to another
                 event loop or process.
         """
-        return self._of(asyncio.get_running_loop()).tier
+        loop = asyncio.get_running_loop()
+        # As `_of` does: every call of the service comes by here.
+        if self._forks == _forks:
+            for wired in self._wired:
+                if wired.loop() is loop:
+                    return wired.tier
+        return self._of(loop).tier
 
     async def close(self) -> None:
         """Closes the tier of the running event loop; those of other loops are left to them."""

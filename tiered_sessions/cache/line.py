@@ -104,12 +104,19 @@ class Line(CallQueue):
 
     def arrived(self, wire: Wire, gets: Callable[[], Any]) -> None:
         """Gives each reply that is complete to its caller."""
+        sent = self._sent
         try:
             # A reply may end the connection: what came behind it is nobody's.
             while wire is self._wire and (reply := gets()) is not MISSING:
-                if type(reply) is not PUSH:
-                    if not self._sent:
-                        raise InvalidResponse("a reply to nothing")
+                if type(reply) is PUSH:
+                    continue
+                if not sent:
+                    raise InvalidResponse("a reply to nothing")
+                # All but the last of a call as `_add` does it: it is most of them.
+                call = sent[0]
+                if len(call.replies) + 1 < call.wanted and not isinstance(reply, Exception):
+                    call.replies.append(reply)
+                else:
                     self._add(reply)
         except InvalidResponse as error:
             self._end(error)

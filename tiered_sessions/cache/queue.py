@@ -241,8 +241,6 @@ class CallQueue(ABC):
         call = self._sent[0]
         replies = call.replies
         replies.append(reply)
-        if len(replies) < call.wanted and not isinstance(reply, Exception):
-            return
         error = isinstance(reply, RedisError)
         if error and isinstance(reply, ConnectionError):  # such as "loading": it serves nobody yet
             call.fail(reply)

@@ -47,9 +47,8 @@ class Reads(NamedTuple):
     def found(self, stamp: str, replies: Sequence[Any]) -> tuple[Lookup, ...]:
         """Returns what the server of this stamp says by its replies."""
         clock = replies[0]
-        refused = refusal(clock)
-        if refused is not None:
-            return (refused,) * len(self.names)
+        if isinstance(clock, ResponseError):
+            return (Unavailable(reason(clock)),) * len(self.names)
         now, seen = time_of(clock), self.seen
         looked: list[Lookup] = []
         for position, kind in enumerate(self.kinds):
@@ -73,16 +72,12 @@ class Reads(NamedTuple):
 
 def reads(namespace: str, scopes: tuple[ScopeKey, ...], newest: int | None, whole: bool) -> Reads:
     """Returns what reads the entries of `scopes`."""
-    # Of a session that is hot the header is read again and again, all of it once.
-    return (_again if newest == 0 else _once)(namespace, scopes, newest, whole)
-
-
-def _once(namespace: str, scopes: tuple[ScopeKey, ...], newest: int | None, whole: bool) -> Reads:
     names = tuple(keys.entry_key(namespace, scope) for scope in scopes)
     return _reads(names, tuple(scope.kind for scope in scopes), newest, whole)
 
 
-_again: Final = lru_cache(4096)(_once)
+reads_again: Final = lru_cache(4096)(reads)
+"""Remembers what it has returned."""
 
 
 def _reads(names: tuple[str, ...], kinds: tuple[str, ...], newest: int | None, whole: bool) -> Reads:

@@ -23,7 +23,7 @@ from .base import (
     Unavailable,
 )
 from .connections import FAULTS, Answers, Call, Connections, adopt
-from .reads import Looked, Reads, reads, reason, refusal, time_of
+from .reads import Looked, Reads, reads, reads_again, reason, refusal, time_of
 from .resp import Packed, pack
 from .scripts import script
 from .urls import connect
@@ -100,7 +100,8 @@ class RedisSessionCache:
     def _wanted(self, keys: Sequence[ScopeKey], newest: int | None) -> Reads:
         # By a script a third of a window costs the server more than all of it does by HGETALL.
         whole = newest is None or 3 * newest > self.limits.window_events
-        return reads(self.namespace, tuple(keys), newest, whole)
+        # Of a session that is hot the header is read again and again, all of it once.
+        return (reads_again if newest == 0 else reads)(self.namespace, tuple(keys), newest, whole)
 
     async def _read_from_several(self, wanted: Reads, groups: Sequence[Sequence[str]]) -> tuple[Lookup, ...]:
         parts = [wanted.some(group) for group in groups]

@@ -92,6 +92,20 @@ class Call:
         stoppable: Whether it can be cut: a write.
     """
 
+    __slots__ = (
+        "_commands",
+        "_sent",
+        "_stopped",
+        "_unsent",
+        "asking",
+        "budget",
+        "committed",
+        "cut",
+        "flight",
+        "stoppable",
+        "writer",
+    )
+
     def __init__(
         self, budget: float, *, stoppable: bool = False, flight: Flight[Answer] | None = None
     ) -> None:
@@ -110,9 +124,7 @@ class Call:
         self._sent: list[float] = []
         self._stopped = False
 
-    def start(
-        self, command: Coroutine[Any, Any, Any] | asyncio.Future[Any], sent: float = math.inf
-    ) -> int:
+    def start(self, command: Coroutine[Any, Any, Any] | asyncio.Future[Any], sent: float = math.inf) -> int:
         """Starts a command, or takes one that is under way; returns its handle."""
         handle = len(self._sent)
         self._sent.append(sent)
@@ -236,7 +248,7 @@ class CacheCalls:
         self._breaker = breaker
         self._metrics = metrics
         self._clock = clock
-        self._last: dict[ScopeKey, asyncio.Future[Any]] = {}
+        self._last: dict[ScopeKey, asyncio.Task[Any]] = {}
         self._background: set[asyncio.Future[Any]] = set()
         self._elected_for = round(elected_for * 1000)
         self._owner = secrets.token_hex(8)
@@ -284,16 +296,17 @@ class CacheCalls:
         return self._noted(command, began, reply)
 
     def _noted(self, command: CacheCommand, began: float, reply: Any) -> Any:
-        failed = False
-        for part in reply if isinstance(command, LookUp) else (reply,):
-            kind = type(part)
-            if kind is int or part is None:
-                continue
-            if isinstance(part, Unavailable):
-                failed = True
-            name = _FOUND.get(kind) or (_COUNTED.get(part) if isinstance(part, Enum) else None)
-            if name is not None:
-                self._metrics.count(name)
+        if type(command) is LookUp:
+            kinds = list(map(type, reply))
+            failed = Unavailable in kinds
+            for kind in set(kinds) & _FOUND.keys():
+                self._metrics.count(_FOUND[kind], kinds.count(kind))
+        else:
+            failed = type(reply) is Unavailable
+            if failed:
+                self._metrics.count(counters.CACHE_UNAVAILABLE)
+            elif isinstance(reply, Enum) and reply in _COUNTED:
+                self._metrics.count(_COUNTED[reply])
         if failed:
             self.failed(began)
         else:
@@ -318,15 +331,14 @@ class CacheCalls:
         scope = command.scope
         earlier = self._last.get(scope)
         # What was posted is in order by itself.
-        future = None if isinstance(earlier, asyncio.Task) else self._post(command)
-        if future is None:
-            future = asyncio.create_task(self._follow(earlier, command))
-        self._last[scope] = future
-        self._background.add(future)
-        future.add_done_callback(partial(self._forget, scope))
+        posted = self._post(command) if earlier is None else None
+        if posted is None:
+            posted = self._last[scope] = asyncio.create_task(self._follow(earlier, command))
+            posted.add_done_callback(partial(self._forget, scope))
+        self._background.add(posted)
+        posted.add_done_callback(self._background.discard)
 
-    def _forget(self, scope: ScopeKey, done: asyncio.Future[Any]) -> None:
-        self._background.discard(done)
+    def _forget(self, scope: ScopeKey, done: asyncio.Task[Any]) -> None:
         if self._last.get(scope) is done:
             del self._last[scope]
 
@@ -335,7 +347,7 @@ class CacheCalls:
         if self._background:
             await asyncio.wait(tuple(self._background))
 
-    async def _follow(self, earlier: asyncio.Future[Any] | None, command: CacheCommand) -> None:
+    async def _follow(self, earlier: asyncio.Task[Any] | None, command: CacheCommand) -> None:
         began = self._clock()
         try:
             # One limit for the turn and the command, so that a queue on a hanging cache ends.

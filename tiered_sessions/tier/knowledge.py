@@ -24,6 +24,9 @@ class Knowledge:
         breaker: Knows since when the cache can be reached.
         clock: Seconds, monotonic.
         mask_age: How old, in seconds, a mask may be when its statement is sent (R7).
+
+    Attributes:
+        answers: What answers a question of a call, by the question's type.
     """
 
     def __init__(
@@ -44,7 +47,7 @@ class Knowledge:
         self._process = secrets.token_hex(6)
         self._tokens = 0
         # By type: a comparison of one after the other shows.
-        self._answers: dict[type, Callable[[Any, Call], Any]] = {
+        self.answers: dict[type, Callable[[Any, Call], Any]] = {
             steps.Began: lambda question, call: floors.began(),
             steps.Judge: lambda question, call: (self._probed(), floors.standings(*question)),
             steps.Known: lambda question, call: kept.find(*question),
@@ -56,10 +59,6 @@ class Knowledge:
             steps.Young: self._young,
             steps.Seal: self._seal,
         }
-
-    def answer(self, question: steps.Question, call: Call) -> Any:
-        """Answers one question of `call`."""
-        return self._answers[type(question)](question, call)
 
     def forget(self) -> None:
         """Forgets what was learnt of the cache's content: another namespace begins."""

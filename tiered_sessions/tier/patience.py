@@ -20,23 +20,13 @@ HELD_UP: Final = 0.005
 _TURNS: Final = 4
 
 
-class _Wait:
-    """One wait of a task, until `when` on the loop's clock."""
-
-    __slots__ = ("over", "task", "when")
-
-    def __init__(self, task: asyncio.Task[Any], when: float) -> None:
-        self.task = task
-        self.when = when
-        self.over = False
-
-
 class Patience:
     """Limits of waits, of one event loop. One timer serves them all: most waits end long before."""
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._waits: set[_Wait] = set()
+        # Until when each task waits, on the loop's clock. Whoever finds itself gone has waited too long.
+        self._waits: dict[asyncio.Task[Any], float] = {}
         self._timer: asyncio.Handle | None = None
         self._due = 0.0
         self._turns = _TURNS
@@ -52,21 +42,21 @@ class Patience:
             loop = self._loop = asyncio.get_running_loop()
         task = asyncio.current_task(loop)
         assert task is not None
-        wait = _Wait(task, loop.time() + limit)
+        when = loop.time() + limit
         cancelling = task.cancelling()
-        self._waits.add(wait)
-        if self._timer is None or wait.when < self._due:
-            self._watch(loop, wait.when)
+        waits = self._waits
+        waits[task] = when
+        if self._timer is None or when < self._due:
+            self._watch(loop, when)
         try:
             reply = await command
         except BaseException as error:
-            self._waits.discard(wait)
+            over = waits.pop(task, None) is None
             # As asyncio.timeout has it: who is cancelled by others as well hears of that.
-            if wait.over and task.uncancel() <= cancelling and isinstance(error, asyncio.CancelledError):
+            if over and task.uncancel() <= cancelling and isinstance(error, asyncio.CancelledError):
                 raise TimeoutError from error
             raise
-        self._waits.discard(wait)
-        if wait.over:
+        if waits.pop(task, None) is None:
             task.uncancel()
         return reply
 
@@ -84,12 +74,11 @@ class Patience:
             self._timer = loop.call_soon(self._look, loop)
             return
         self._timer, self._turns = None, _TURNS
-        for wait in [wait for wait in self._waits if wait.when <= now]:
-            self._waits.discard(wait)
-            wait.over = True
-            wait.task.cancel()
+        for task in [task for task, when in self._waits.items() if when <= now]:
+            del self._waits[task]
+            task.cancel()
         if self._waits:
-            self._watch(loop, min(wait.when for wait in self._waits))
+            self._watch(loop, min(self._waits.values()))
 
 
 async def first_of(futures: Sequence[asyncio.Future[Any]], limit: float | None) -> set[asyncio.Future[Any]]:

@@ -41,6 +41,7 @@ from ..records import (
     SessionKey,
     Snapshot,
     Stale,
+    Tag,
     Tags,
     Unknown,
 )
@@ -187,8 +188,15 @@ def _look(key: SessionKey, query: Query, rules: Rules) -> Steps[Answer | Absent]
             if isinstance(found, Unavailable):
                 return Absent(())
 
-    tags = tuple([entry.content.tag if isinstance(entry, Hit) else None for entry in found])
-    probed, standings = yield Judge(scopes, tags)
+    tags: list[Tag | None] = []
+    hits: list[Hit] = []
+    for entry in found:
+        if isinstance(entry, Hit):
+            hits.append(entry)
+            tags.append(entry.content.tag)
+        else:
+            tags.append(None)
+    probed, standings = yield Judge(scopes, tuple(tags))
     verdicts: list[Verdict] = []
     for scope, entry, standing in zip(scopes, found, standings, strict=True):
         if standing is _BELOW:
@@ -196,7 +204,6 @@ def _look(key: SessionKey, query: Query, rules: Rules) -> Steps[Answer | Absent]
             yield Ask(Drop(scope, None, None))
         verdicts.append(_verdict(entry, standing, probed, rules))
 
-    hits = [entry for entry in found if isinstance(entry, Hit)]
     if verdicts != _SERVED:
         if len(hits) < len(found) or Verdict.FETCH in verdicts:
             # One statement will load all parts; only what is missing here may be filled.

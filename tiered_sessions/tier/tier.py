@@ -336,6 +336,7 @@ class SessionTier:
     async def _perform(self, generator: Steps[T], call: Call) -> T:
         """Performs the steps of a generator, or what is left of them after the wait in which it was cut."""
         cut, call.cut = call.cut, None
+        answers = self._knowledge.answers
         try:
             reply: Any = None
             if cut is not None:
@@ -359,7 +360,7 @@ class SessionTier:
                 elif isinstance(step, steps.Flight):
                     reply = await self._board(step, call)
                 else:
-                    reply = self._knowledge.answer(step, call)
+                    reply = answers[type(step)](step, call)
         finally:
             if call.cut is None:
                 generator.close()

@@ -118,7 +118,7 @@ _SWAPS: dict[str, tuple[str, tuple[Change, ...]]] = {
     ),
     "the floor is not asked": (
         "evicted, one process",
-        (("yield Judge(scopes, tags)", "0, (Standing.FINE,) * 3"),),
+        (("yield Judge(scopes, tuple(tags))", "0, (Standing.FINE,) * 3"),),
     ),
     "a call that never ends": ("a writer, two reads", ((COMMIT, COMMIT + "    yield Wait((10**6,))\n"),)),
     "a call that raises": ("a writer, two reads", ((COMMIT, COMMIT + "    assert outcome is None\n"),)),
