@@ -87,7 +87,7 @@ from .steps import (
 _BEGAN = Began()
 _TOKEN = Token()
 _KINDS: Final[tuple[Kind | None, ...]] = (None, "append", "create", "delete")
-_CHECKOUTS = {kind: Send(Checkout(kind)) for kind in _KINDS}
+_CHECKOUTS = {kind: Ask(Checkout(kind)) for kind in _KINDS}
 
 # --- small parts -------------------------------------------------------------------------------
 
@@ -355,12 +355,12 @@ def _mask(
     scopes: tuple[ScopeKey, ...], rules: Rules, grouped: Kind | None
 ) -> Steps[Marked | Failed | None]:
     """Step 1: a connection, then the masks. None: cancelled, and nothing is left behind."""
-    checkout = yield _CHECKOUTS[grouped]
-    got = yield Wait((checkout,))
-    if got is Ended.CANCELLED:
+    held: Failed | Unavailable | None = yield _CHECKOUTS[grouped]
+    if isinstance(held, Unavailable):
+        # Nothing but the caller ends a wait for a connection.
         return None
-    if isinstance(got.value, Failed):
-        return got.value
+    if held is not None:
+        return held
     for _ in range(3):
         # A token of its own for each attempt: an earlier one may still be on its way (R6).
         token = yield _TOKEN
