@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from .records import Cell, Family, Group, Limits, Scale
-from .subjects.catalogue import OURS, REFERENCE
+from .subjects.catalogue import L1, OURS, RAW, REFERENCE
 from .workloads import LENGTHS, MANY, WARM, WORKLOADS
 
 _READS: Final = ("hot-all-20", "hot-all-200", "hot-last20-200")
@@ -17,6 +17,8 @@ _LONG_READS: Final = ("hot-last20-2000", "hot-all-2000")
 _OTHERS: Final = ("elsewhere-last20", "elsewhere-all-200")
 _WRITES: Final = ("append", "get-append", "turn", "list-100", "create", "delete")
 _ONE_SESSION: Final = ("hot-one-session", "append-one-session")
+# What events kept in the process, or the write to Redis, make a difference to.
+_KEPT: Final = ("hot-*", "append", "get-append", "turn", "growth-get-*", "growth-append-*")
 _UNCACHED: Final = ("hot-all-20", "append")
 # Not lists: for those ADK's service scans the whole keyspace of the server, whoever else uses it.
 _REDIS: Final = ("hot-all-20", "hot-all-200", "hot-last20-200", "append", "get-append", "turn", "create")
@@ -92,8 +94,9 @@ def cells(mode: Mode, family: Family, choice: Choice) -> list[Cell]:
 def subjects(mode: Mode, cell: Cell, available: Collection[str], choice: Choice) -> list[str]:
     """Returns the implementations that measure a cell, in the order they take turns."""
     wanted = [REFERENCE, OURS]
+    wanted += [RAW] if cell.processes == 1 else []
+    wanted += [L1] if any(fnmatchcase(cell.workload, pattern) for pattern in _KEPT) else []
     if cell.processes == 1:
-        wanted.append("raw")
         wanted += ["ours-uncached", "ours-cache-gone"] if cell.workload in _UNCACHED else []
         wanted += ["adk-database"] if cell.workload in _DATABASE else []
         wanted += ["adk-redis"] if cell.workload in _REDIS else []

@@ -8,11 +8,22 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from .results import Results, Summary, joined
-from .subjects.catalogue import OURS, REFERENCE
+from .subjects.catalogue import L1, OURS, RAW, REFERENCE
 from .targets import TARGETS, Target, Verdict
 
 _COLOURS: dict[Verdict, str] = {"goal": "green", "floor": "yellow", "BELOW": "red", "-": "dim"}
-_HEADINGS = ("workload", "", "ADK p50 ms / op/s", "ours p50 ms / op/s", "raw", "ours", "floor", "goal", "")
+_HEADINGS = (
+    "workload",
+    "",
+    "ADK p50 ms / op/s",
+    "ours p50 ms / op/s",
+    "raw",
+    "L1",
+    "ours",
+    "floor",
+    "goal",
+    "",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +42,10 @@ def lines(runs: Sequence[Results]) -> list[Line]:
 
 def _line(target: Target, runs: Sequence[Results], both: Results) -> Line:
     verdict = target.verdict(runs)
-    reference = ours = raw = ""
+    reference = ours = ""
     if target.cell is not None:
         reference = _pair(both.summary(target.cell, REFERENCE))
         ours = _pair(both.summary(target.cell, OURS))
-        raw = _times(both.ratio(target.cell, "raw"))
     value = target.value(runs)
     sign = "<= " if target.most else ""
     return Line(
@@ -44,7 +54,7 @@ def _line(target: Target, runs: Sequence[Results], both: Results) -> Line:
             target.part,
             reference,
             ours,
-            raw,
+            *(_bound(target, runs, name) for name in (RAW, L1)),
             "-" if value is None else f"{_number(value)}{target.unit}{_spread(target, runs)}",
             f"{sign}{_number(target.floor)}{target.unit}",
             f"{sign}{_number(target.goal)}{target.unit}",
@@ -54,9 +64,14 @@ def _line(target: Target, runs: Sequence[Results], both: Results) -> Line:
     )
 
 
+def _bound(target: Target, runs: Sequence[Results], name: str) -> str:
+    value = target.value(runs, name)
+    return "" if value is None else f"{_number(value)}{target.unit}"
+
+
 def _spread(target: Target, runs: Sequence[Results]) -> str:
     """Returns the least and the most that single runs found, if there were several."""
-    found = [value for results in runs if (value := target.compute(results)) is not None]
+    found = target.found(runs)
     return f" ({_number(min(found))} - {_number(max(found))})" if len(runs) > 1 and found else ""
 
 

@@ -14,7 +14,8 @@ from .workloads import LENGTHS
 Verdict = Literal["goal", "floor", "BELOW", "-"]
 _TAIL: Final = 200
 """A p99 of fewer operations says nothing."""
-Compute = Callable[[Results], float | None]
+Compute = Callable[[Results, str], float | None]
+"""Finds an implementation's number in a run, None if it was not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +37,13 @@ class Target:
     most: bool = False
     unit: str = "x"
 
-    def value(self, runs: Sequence[Results]) -> float | None:
-        """Returns the median of what each run found: only figures of one run are compared."""
-        found = [value for results in runs if (value := self.compute(results)) is not None]
+    def found(self, runs: Sequence[Results], subject: str = OURS) -> list[float]:
+        """Returns what each run found that has measured it: only figures of one run are compared."""
+        return [value for results in runs if (value := self.compute(results, subject)) is not None]
+
+    def value(self, runs: Sequence[Results], subject: str = OURS) -> float | None:
+        """Returns the median of what the runs found."""
+        found = self.found(runs, subject)
         return statistics.median(found) if found else None
 
     def verdict(self, runs: Sequence[Results]) -> Verdict:
@@ -53,7 +58,7 @@ class Target:
 
 
 def _ratio(cell: str) -> Compute:
-    return lambda results: results.ratio(cell)
+    return lambda results, subject: results.ratio(cell, subject)
 
 
 def _rates(row: str, workload: str, floor: tuple[float, ...], goal: tuple[float, ...]) -> list[Target]:
@@ -67,50 +72,56 @@ def _rates(row: str, workload: str, floor: tuple[float, ...], goal: tuple[float,
 
 
 def _growth(kind: str) -> Compute:
-    def compute(results: Results) -> float | None:
-        ends = [results.summary(f"postgresql/growth-{kind}-{n}/c1", OURS) for n in (LENGTHS[-1], LENGTHS[0])]
+    def compute(results: Results, subject: str) -> float | None:
+        ends = [
+            results.summary(f"postgresql/growth-{kind}-{n}/c1", subject) for n in (LENGTHS[-1], LENGTHS[0])
+        ]
         return ends[0].p50 / ends[1].p50 if ends[0] and ends[1] else None
 
     return compute
 
 
-def _tail(results: Results) -> float | None:
+def _tail(results: Results, subject: str) -> float | None:
     """Returns the worst p99 over p50 of the hot gets of one caller that were measured often enough."""
     hot = [
         summary
         for workload in ("hot-all-20", "hot-all-200", "hot-all-2000", "hot-last20-200", "hot-last20-2000")
-        if (summary := results.summary(f"postgresql/{workload}/c1", OURS)) and summary.operations >= _TAIL
+        if (summary := results.summary(f"postgresql/{workload}/c1", subject)) and summary.operations >= _TAIL
     ]
     return max((one.p99 / one.p50 for one in hot), default=None)
 
 
 def _gone(workload: str) -> Compute:
-    return lambda results: results.ratio(f"postgresql/{workload}/c1", "ours-cache-gone", "ours-uncached")
+    return lambda results, subject: results.ratio(
+        f"postgresql/{workload}/c1", f"{subject}-cache-gone", f"{subject}-uncached"
+    )
 
 
-def _first_failing(results: Results) -> float | None:
-    return max((one["extra"] for one in results.outage.values()), default=None)
+def _first_failing(results: Results, subject: str) -> float | None:
+    measured = results.outage.values() if subject == OURS else ()
+    return max((one["extra"] for one in measured), default=None)
 
 
 def _trips(call: str, what: str) -> Compute:
-    def compute(results: Results) -> float | None:
-        found = results.trips.get(OURS, {}).get(call)
+    def compute(results: Results, subject: str) -> float | None:
+        found = results.trips.get(subject, {}).get(call)
         return None if found is None else round(found[what], 1)
 
     return compute
 
 
 def _memory(place: str) -> Compute:
-    def compute(results: Results) -> float | None:
-        found = results.memory.get(OURS)
+    def compute(results: Results, subject: str) -> float | None:
+        found = results.memory.get(subject)
         return None if found is None else found[f"{place}_bytes"] / found["json_bytes"]
 
     return compute
 
 
 def _worst(family: str, workload: str = "") -> Compute:
-    def compute(results: Results) -> float | None:
-        ratios = [results.ratio(cell) for cell in results.cells if cell.startswith(f"{family}/{workload}")]
+    def compute(results: Results, subject: str) -> float | None:
+        cells = [cell for cell in results.cells if cell.startswith(f"{family}/{workload}")]
+        ratios = [results.ratio(cell, subject) for cell in cells]
         return min((ratio for ratio in ratios if ratio is not None), default=None)
 
     return compute

@@ -10,12 +10,15 @@ from .base import Address, Subject
 
 REFERENCE: Final = "adk"
 OURS: Final = "ours"
+RAW: Final = "raw"
+L1: Final = "l1"
 _CLASSES: Final = {
     "ours": ("ours", "Ours"),
     "ours-uncached": ("ours", "OursUncached"),
     "ours-cache-gone": ("ours", "OursCacheGone"),
     "adk-redis": ("stock", "StockRedis"),
-    "raw": ("raw", "Raw"),
+    RAW: ("raw", "Raw"),
+    L1: ("l1", "L1"),
 }
 
 
@@ -36,8 +39,8 @@ def available(family: Family) -> list[str]:
     if family == "sqlite":
         return ["adk", "adk-database", "ours"]
     if family == "mariadb":
-        return ["adk", "ours", "raw"]
-    names = ["adk", "ours", "raw", "ours-uncached", "ours-cache-gone"]
+        return [REFERENCE, OURS, RAW]
+    names = [REFERENCE, OURS, RAW, L1, "ours-uncached", "ours-cache-gone"]
     if importlib.util.find_spec("google.adk.integrations.redis") is not None:
         names.append("adk-redis")
     return names
@@ -47,4 +50,4 @@ def copied_from(family: Family, name: str) -> str | None:
     """Returns whose database serves as the pattern of another implementation's, None if nobody's."""
     if family != "postgresql":
         return None
-    return {"raw": REFERENCE, "ours-uncached": OURS, "ours-cache-gone": OURS}.get(name)
+    return {RAW: REFERENCE, L1: REFERENCE, "ours-uncached": OURS, "ours-cache-gone": OURS}.get(name)

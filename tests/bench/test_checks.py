@@ -25,7 +25,7 @@ from bench.plan import MODES, Choice
 from bench.records import Cell, Family, Group, Limits, Measurement, Task
 from bench.report import lines
 from bench.results import Results, joined, together
-from bench.subjects.catalogue import OURS, REFERENCE, available
+from bench.subjects.catalogue import L1, OURS, RAW, REFERENCE, available
 from bench.targets import TARGETS, Target
 from bench.timing import Operation, Stopwatch, percentile
 from bench.workloads import WORKLOADS
@@ -225,20 +225,42 @@ def test_verdicts(ours: float | None, verdict: str) -> None:
 
 def test_several_runs_are_reported_by_their_medians() -> None:
     runs = []
-    for reference, ours in ((100, 600), (50, 500), (200, 1400)):
+    for reference, ours, kept in ((100, 600, 900), (50, 500, 400), (200, 1400, 1000)):
         results = Results({}, memory={OURS: {"process_bytes": ours, "redis_bytes": 1, "json_bytes": 1}})
         results.add(Cell("postgresql", "append", 1), REFERENCE, _measured(reference))
         results.add(Cell("postgresql", "append", 1), OURS, _measured(ours))
+        results.add(Cell("postgresql", "append", 1), L1, _measured(kept))
         runs.append(results)
     (line,) = (line for line in lines(runs) if line.cells[:2] == ("append", "c1"))
-    assert line.cells[5] == "7x (6 - 10)"
+    # The ratios of the medians would be 9 and 6.
+    assert line.cells[4:7] == ("", "8x", "7x (6 - 10)")
     assert line.verdict == "floor"
     assert joined(runs).memory[OURS]["process_bytes"] == 600
     assert len(joined(runs).cells["postgresql/append/c1"][OURS]) == 3
 
 
+def _hot(p99: float) -> Measurement:
+    return Measurement(1000, 1.0, 1.0, 1.0, p99, p99, 0)
+
+
+def test_the_bounds_stand_beside_what_is_no_ratio_to_adk() -> None:
+    results = Results({}, outage={"refused": {"extra": 20.0}})
+    for number, workload in enumerate(("hot-all-20", "hot-all-2000", "hot-last20-200")):
+        cell = Cell("postgresql", workload, 1)
+        results.add(cell, OURS, _hot((3, 5, 4)[number]))
+        results.add(cell, L1, _hot((2, 6, 1)[number]))
+    for length, p50 in ((10, 1.0), (10_000, 1.5)):
+        results.add(
+            Cell("postgresql", f"growth-get-{length}", 1), RAW, Measurement(9, 1.0, 1.0, p50, 2.0, 2.0, 0)
+        )
+    table = {line.cells[:2]: line.cells[4:7] for line in lines([results])}
+    assert table["p99 / p50 of hot gets", "c1, worst"] == ("", "6x", "5x")
+    assert table["growth from 10 to 10,000 events, p50", "get, last 20"] == ("1.5x", "", "-")
+    assert table["Redis gone", "first failing call, over SQL"] == ("", "", "20 ms")
+
+
 def test_less_may_be_better() -> None:
-    target = Target("tail", "", lambda _: 3.0, 4, 2, most=True)
+    target = Target("tail", "", lambda *_: 3.0, 4, 2, most=True)
     assert target.verdict([Results({})]) == "floor"
 
 
