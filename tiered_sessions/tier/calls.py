@@ -173,6 +173,13 @@ class Call:
                 self.cut = step
             raise
 
+    def interrupt(self, work: object) -> None:
+        """Notes that the caller was cancelled while `work` was awaited in place, as `wait` does."""
+        if self.stoppable and not self._stopped:
+            self._stopped = self.asking = True
+            # A coroutine has heard of it, too, and is over.
+            self.cut = Wait((self.start(work),) if isinstance(work, asyncio.Future) else ())
+
     def _alone(self, handles: tuple[int, ...]) -> Awaitable[Any] | None:
         """Returns the one command that is waited for, if it may be awaited in place; else None."""
         if len(handles) != 1:
