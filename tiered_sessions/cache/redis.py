@@ -24,7 +24,7 @@ from .base import (
 )
 from .connections import FAULTS, Answers, Call, Connections, adopt
 from .reads import Looked, Reads, reads, reads_again, reason, refusal, time_of
-from .resp import Packed, pack
+from .resp import Packed, pack_one
 from .scripts import script
 from .urls import connect
 
@@ -229,8 +229,13 @@ class RedisSessionCache:
         if name == "lookup":
             return self._post_lookup(self._wanted(*arguments), taker)
         scope, *words = _POSTED[name][0](self, *arguments)
-        call = _Posted(self._connections, name, (self._name(scope), *words), taker)
-        return call.future if call.post() else None
+        key = self._name(scope)
+        call = _Posted(self._connections, name, (key, *words), taker)
+        try:
+            return call.future if self._connections.post(key, call) else None
+        except FAULTS as error:
+            call.fail(error)
+            return call.future
 
     def _post_lookup(self, wanted: Reads, taker: Callable[[Any], Any]) -> asyncio.Future[Any] | None:
         if wanted.commands.bulk:
@@ -283,20 +288,12 @@ class _Posted(Call):
         arguments: Words,
         taker: Callable[[Any], Any],
     ) -> None:
-        super().__init__(None, pack((("EVALSHA", script(name).sha, 1, *arguments),)))
+        super().__init__(None, pack_one(("EVALSHA", script(name).sha, 1, *arguments)))
         self._connections = connections
         self._name = name
         self._arguments = arguments
         self._taker = taker
         self._known = True
-
-    def post(self) -> bool:
-        """Posts it; false: nothing was done."""
-        try:
-            return self._connections.post(self._arguments[0], self)
-        except FAULTS as error:
-            self.fail(error)
-            return True
 
     def answer(self, stamp: str) -> None:
         reply = self.replies[0]
@@ -322,10 +319,13 @@ class _Posted(Call):
 
     def _again(self) -> None:
         self._known = False
-        self.packet = pack((("EVAL", script(self._name).text, 1, *self._arguments),))
+        self.packet = pack_one(("EVAL", script(self._name).text, 1, *self._arguments))
         self.replies = []
         if not self.left:
-            self.post()
+            try:
+                self._connections.post(self._arguments[0], self)
+            except FAULTS as error:
+                self.fail(error)
 
 
 def _leased(reply: Any, stamp: str) -> Granted | LeaseRefused:

@@ -51,7 +51,7 @@ class Reader(Protocol):
 
 def pack(commands: Iterable[Command]) -> bytes:
     """Returns `commands` as a server reads them."""
-    return b"".join(map(_packed, commands))
+    return b"".join(map(pack_one, commands))
 
 
 def pack_in_python(command: Command) -> bytes:
@@ -67,7 +67,8 @@ def pack_in_python(command: Command) -> bytes:
     return b"".join(pieces)
 
 
-_packed: Final[Callable[[Command], bytes]] = pack_in_python if hiredis is None else hiredis.pack_command
+pack_one: Final[Callable[[Command], bytes]] = pack_in_python if hiredis is None else hiredis.pack_command
+"""Returns one command as a server reads it."""
 
 
 class Packed(list[Command]):
