@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 
+from tests.protocol.test_tier_edges import Counts
 from tests.relay import Flight, Relay, is_upkeep
 from tiered_sessions import (
     Event,
@@ -19,6 +20,8 @@ from tiered_sessions import (
     TieredConfig,
     TieredSessionService,
 )
+from tiered_sessions import metrics as counters
+from tiered_sessions.cache import line
 from tiered_sessions.cache.redis import RedisSessionCache
 from tiered_sessions.cache.scripts import script
 from tiered_sessions.tier.breaker import Breaker
@@ -204,3 +207,21 @@ async def test_round_trips(wires: Wires) -> None:
     assert [named(c) for c in leases.commands] == ["lease"] * 2
     assert len(rows["list"].cache) == len(rows["create"].cache) == 0
     assert [named(c) for flight in rows["delete"].cache for c in flight.commands] == ["intent"]
+
+
+async def test_who_flushes_does_not_wait_for_company(
+    postgresql_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What nobody waits for lingers, until somebody does."""
+    monkeypatch.setattr(line, "LINGER", 10 * PATIENCE)
+    metrics = Counts()
+    # Nor does the upkeep send anything that it could leave with.
+    config = TieredConfig(outbox_poll=10 * PATIENCE, sweep_every=0, sample_rate=0)
+    async with TieredSessionService(
+        postgresql_url, cache=redis_url, config=config, metrics=metrics
+    ) as service:
+        session = await service.create_session("app", "user")
+        await service.append_event(session, event(n=1))
+        await service.flush()
+        # Not given up, either: the cache has answered.
+        assert metrics.seen[counters.APPLY_ABSENT] == 1

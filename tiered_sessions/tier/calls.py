@@ -351,6 +351,7 @@ class CacheCalls:
 
     async def flush(self) -> None:
         """Waits for the background commands of now; later ones are not of earlier writes."""
+        self.hurry()
         if self._background:
             await asyncio.wait(tuple(self._background))
 
