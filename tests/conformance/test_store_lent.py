@@ -8,8 +8,8 @@ import threading
 from collections.abc import AsyncIterator
 
 import pytest
+from sqlalchemy import Engine, text
 from sqlalchemy import event as events
-from sqlalchemy import text
 
 from tests.conformance.store_backends import (
     START,
@@ -72,6 +72,50 @@ async def test_whoever_listens_to_statements_hears_every_read(store: SqlSessionS
     assert len(heard) == 1
     events.remove(store._engine.sync_engine, "before_cursor_execute", hear)
     assert store._dialect.lends
+
+
+@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize(
+    "name", ["before_execute", "after_execute", "before_cursor_execute", "after_cursor_execute"]
+)
+@pytest.mark.parametrize("listened_to", ["engine", "all engines", "autocommit"])
+@pytest.mark.parametrize("store", ["postgresql", "mariadb"], indirect=True)
+async def test_a_listener_is_heard_wherever_it_listens(
+    store: SqlSessionStore, listened_to: str, name: str, used: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # SQLAlchemy would leave it set, for every engine of this process.
+    monkeypatch.setattr(Engine, "_has_events", Engine._has_events)
+    target = {
+        "engine": store._engine.sync_engine,
+        "all engines": Engine,
+        "autocommit": store._dialect.engine.sync_engine,
+    }[listened_to]
+    if used:
+        await filled(store, 3)
+    assert store._dialect.lends
+    heard: list[object] = []
+
+    def hear(*arguments: object) -> None:
+        heard.append(arguments)
+
+    events.listen(target, name, hear)
+    try:
+        assert not store._dialect.lends
+        await filled(store, 1)
+        assert heard
+    finally:
+        events.remove(target, name, hear)
+    assert store._dialect.lends
+
+
+@pytest.mark.parametrize("store", ["postgresql", "mariadb"], indirect=True)
+async def test_a_listener_that_hears_no_statements_keeps_nobody_from_lending(store: SqlSessionStore) -> None:
+    key = await filled(store, 3)
+    # Nor does SQLAlchemy's own, which on PostgreSQL sets the level: `watched` need not look further.
+    assert store._dialect.engine.sync_engine._has_events is not True
+    events.listen(store._engine.sync_engine, "begin", lambda _connection: None)
+    assert store._dialect.lends
+    assert await loaded(store, key)
 
 
 async def test_a_cancelled_read_gives_its_connection_back(store: SqlSessionStore) -> None:

@@ -26,17 +26,30 @@ T = TypeVar("T")
 Fetch = Callable[[str, list[Any]], Awaitable[Sequence[Row]]]
 
 
+def autocommitting(engine: AsyncEngine) -> AsyncEngine:
+    """Returns a copy of an engine, on the same pool, whose connections commit by themselves."""
+    copied = engine.execution_options(isolation_level="AUTOCOMMIT")
+    # SQLAlchemy sets the level by a listener of its own, and with that the flag that `watched` looks
+    # at. This is as true, and another value than whoever listens from now on will set.
+    copied.sync_engine._has_events = 1  # type: ignore[assignment]
+    return copied
+
+
 def watched(engine: AsyncEngine) -> bool:
     """Says whether somebody hears of SQLAlchemy's statements: its log, or a listener (tracing)."""
     sync = engine.sync_engine
+    if sync.dialect._has_events or sync.logger.isEnabledFor(logging.INFO):
+        return True
+    # SQLAlchemy's own short cut, of the engine, its class and the one it is a copy of: set by whoever
+    # listens to any event of connections, for good.
+    if sync._has_events is not True:
+        return False
     heard = sync.dispatch
     return bool(
         heard.before_cursor_execute
         or heard.after_cursor_execute
         or heard.before_execute
         or heard.after_execute
-        or sync.dialect._has_events
-        or sync.logger.isEnabledFor(logging.INFO)
     )
 
 

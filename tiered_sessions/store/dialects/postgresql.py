@@ -32,7 +32,7 @@ from ...records import (
 from .. import steps, writes
 from ..failures import DRIVER_ERRORS, is_duplicate, is_retryable, is_timeout
 from ..groups import Grouped
-from ..lent import Lent, Texts, perform, watched
+from ..lent import Lent, Texts, autocommitting, perform, watched
 from ..statements import EXPIRED_SESSION
 from ..steps import Duplicate, Flavour, Params, Reply, Row, Step, Unit, first, key_params, scope_content
 from ..values import check_jsonb, documents, fresh, to_tag, to_time
@@ -57,7 +57,7 @@ class PostgresqlDialect(ExplicitDialect):
         super().__init__(engine, config)
         self.flavour = Flavour(rewrites=True)
         # Shares the pool; setting the level is free with asyncpg and psycopg.
-        self.engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self.engine = autocommitting(engine)
         self._asyncpg = self.quiet = engine.dialect.driver == "asyncpg"
         self._texts = Texts(engine.dialect)
         self._lock = f"{round(config.lock_timeout * 1000)}ms"
