@@ -20,7 +20,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.util import greenlet_spawn
 
 from .failures import number, sqlstate
-from .steps import Reply, Row, Step, Unit
+from .steps import Params, Reply, Row, Unit
 
 T = TypeVar("T")
 Fetch = Callable[[str, list[Any]], Awaitable[Sequence[Row]]]
@@ -63,7 +63,8 @@ class Lent:
     """
 
     def __init__(self, engine: AsyncEngine, pooled: PoolProxiedConnection, *, quiet: bool) -> None:
-        self.driver: Any = pooled.driver_connection
+        # As `pooled.driver_connection`, by fewer steps.
+        self.driver: Any = pooled.dbapi_connection.driver_connection  # type: ignore[union-attr]
         self._engine = engine
         self._pooled = pooled
         self._quiet = quiet
@@ -83,9 +84,9 @@ class Lent:
             self._whole = AsyncConnection(self._engine, made)
         return self._whole
 
-    async def fetch(self, text: str, values: list[Any]) -> Sequence[Row]:
+    def fetch(self, text: str, values: list[Any]) -> Awaitable[Sequence[Row]]:
         """Executes a statement on asyncpg's connection. Raises what SQLAlchemy would have raised."""
-        return await self.run(self.driver.fetch(text, *values))
+        return self.run(self.driver.fetch(text, *values))
 
     async def run(self, work: Awaitable[T]) -> T:
         """Awaits what the driver's connection does. Raises what SQLAlchemy would have raised."""
@@ -185,18 +186,19 @@ class Texts:
         self._dialect = dialect
         self._known: dict[Executable, tuple[str, tuple[str, ...], dict[str, Any]]] = {}
 
-    def of(self, step: Step) -> tuple[str, list[Any]]:
+    def of(self, statement: Executable, params: Params) -> tuple[str, list[Any]]:
         """The text of a statement, and its parameters in their order."""
-        known = self._known.get(step.statement)
+        known = self._known.get(statement)
         if known is None:
-            compiled = step.statement.compile(dialect=self._dialect)  # type: ignore[attr-defined]
+            compiled = statement.compile(dialect=self._dialect)  # type: ignore[attr-defined]
             assert isinstance(compiled, SQLCompiler)
             names = tuple(compiled.positiontup or ())
-            known = self._known[step.statement] = (str(compiled), names, dict(compiled.params))
+            constants = {name: value for name, value in compiled.params.items() if value is not None}
+            known = self._known[statement] = (str(compiled), names, constants)
         text, names, constants = known
-        assert not isinstance(step.params, list)
-        params = {**constants, **step.params}
-        return text, [params[name] for name in names]
+        if constants:
+            params = {**constants, **params}
+        return text, list(map(params.__getitem__, names))
 
 
 async def perform(unit: Unit[T], texts: Texts, fetch: Fetch) -> T:
@@ -204,7 +206,8 @@ async def perform(unit: Unit[T], texts: Texts, fetch: Fetch) -> T:
     try:
         step = next(unit)
         while True:
-            rows = await fetch(*texts.of(step))
+            assert not isinstance(step.params, list)
+            rows = await fetch(*texts.of(step.statement, step.params))
             step = unit.send(Reply(rows, len(rows)))
     except StopIteration as stop:
         result: T = stop.value

@@ -53,6 +53,8 @@ T = TypeVar("T")
 
 _OPENING = 15.0
 """How long it may take to open a connection, in seconds. Most drivers give up earlier."""
+_ERRORS = (*DRIVER_ERRORS, StoreError, InCommit)
+"""What a write's outcome tells of."""
 _NAMELESS = "The database has no cache namespace; run: tiered-sessions migrate"
 
 
@@ -244,7 +246,11 @@ class SqlSessionStore:
         if isinstance(operation, SessionKey):
             return readable(*operation)
         try:
-            _check(operation, self._dialect)
+            if isinstance(operation, Append):
+                check_append(operation)
+            else:
+                check_create(operation)
+            self._dialect.check(operation)
         except InvalidValueError:
             return False
         return operation.shareable
@@ -283,20 +289,25 @@ class SqlWriter:
 
     async def append(self, append: Append, outbox: Sequence[ScopeKey] = ()) -> AppendOutcome:
         """Stores `append` if the session's tag is `append.expected`."""
+        dialect = self._dialect
         try:
-            _check(append, self._dialect)
+            check_append(append)
+            dialect.check(append)
         except InvalidValueError as error:
             return Failed(error)
-        events = distinct(append.events)
-        if isinstance(events, str):
-            return Conflict(events)
-        if len(events) != len(append.events):
-            append = replace(append, events=events)
+        if len(append.events) > 1:
+            events = distinct(append.events)
+            if isinstance(events, str):
+                return Conflict(events)
+            if len(events) != len(append.events):
+                append = replace(append, events=events)
+        timer = dialect.cut_later(self.lent.driver)
         try:
-            with self._dialect.cutting(self.lent.driver):
-                return await self._dialect.append(self.lent, append, outbox)
-        except (*DRIVER_ERRORS, StoreError, InCommit) as error:
-            return self._dialect.failed(error)
+            return await dialect.append(self.lent, append, outbox)
+        except _ERRORS as error:
+            return dialect.failed(error)
+        finally:
+            timer.cancel()
 
     async def group(self, kind: Kind, writes: Sequence[Grouped[Any]]) -> Sequence[Any]:
         """Performs writes to different sessions at once; None: nothing was written, try it alone."""
@@ -306,25 +317,31 @@ class SqlWriter:
             "create": dialect.create_group,
             "delete": dialect.delete_group,
         }[kind]
+        timer = dialect.cut_later(self.lent.driver)
         try:
-            with dialect.cutting(self.lent.driver):
-                return await perform(self.lent, writes)  # type: ignore[no-any-return]
-        except (*DRIVER_ERRORS, StoreError, InCommit) as error:
+            return await perform(self.lent, writes)  # type: ignore[no-any-return]
+        except _ERRORS as error:
             # An error of its own for each: whoever raises it writes into it.
-            outcomes = [self._dialect.failed(error) for _ in writes]
+            outcomes = [dialect.failed(error) for _ in writes]
+        finally:
+            timer.cancel()
         return [outcome if isinstance(outcome, Unknown) else None for outcome in outcomes]
 
     async def create(self, create: Create, outbox: Sequence[ScopeKey] = ()) -> CreateOutcome:
         """Inserts a session, and the rows of its shared scopes where they are missing."""
+        dialect = self._dialect
         try:
-            _check(create, self._dialect)
+            check_create(create)
+            dialect.check(create)
         except InvalidValueError as error:
             return Failed(error)
+        timer = dialect.cut_later(self.lent.driver)
         try:
-            with self._dialect.cutting(self.lent.driver):
-                return await self._dialect.create(self.lent, create, outbox)
-        except (*DRIVER_ERRORS, StoreError, InCommit) as error:
-            return self._dialect.failed(error)
+            return await dialect.create(self.lent, create, outbox)
+        except _ERRORS as error:
+            return dialect.failed(error)
+        finally:
+            timer.cancel()
 
     async def delete(
         self, key: SessionKey, outbox: Sequence[ScopeKey] = (), *, only_expired: bool = False
@@ -332,11 +349,14 @@ class SqlWriter:
         """Deletes a session and its events; with `only_expired` unless it lives."""
         if not readable(*key):
             return False
+        dialect = self._dialect
+        timer = dialect.cut_later(self.lent.driver)
         try:
-            with self._dialect.cutting(self.lent.driver):
-                return await self._dialect.delete(self.lent, key, outbox, only_expired)
-        except (*DRIVER_ERRORS, StoreError, InCommit) as error:
-            return self._dialect.failed(error)
+            return await dialect.delete(self.lent, key, outbox, only_expired)
+        except _ERRORS as error:
+            return dialect.failed(error)
+        finally:
+            timer.cancel()
 
     async def release(self) -> None:
         """Gives the connection back. Safe to repeat."""
@@ -362,14 +382,6 @@ class SqlWriter:
         done, self.on_release = self.on_release, None
         if done is not None:
             done()
-
-
-def _check(write: Append | Create, dialect: PortableDialect) -> None:
-    if isinstance(write, Append):
-        check_append(write)
-    else:
-        check_create(write)
-    dialect.check(write)
 
 
 def _refuse_missing_file(engine: AsyncEngine) -> None:
