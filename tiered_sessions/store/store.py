@@ -222,7 +222,7 @@ class SqlSessionStore:
     async def _checkout(self) -> SqlWriter:
         """Takes a connection from the pool, when it is this caller's turn, and not for ever."""
         ended = await self._turns.take()
-        if at_hand(self._dialect.engine):
+        if at_hand(self._engine) is not None:
             return await self._take(ended)
         # Pool and driver lose a connection that is cancelled on its way out.
         taking = asyncio.create_task(self._take(ended))
@@ -260,7 +260,7 @@ class SqlSessionStore:
         engine = self._dialect.engine
         try:
             while True:
-                lent = Lent(engine, await checkout(engine), quiet=self._dialect.quiet)
+                lent = Lent(engine, await checkout(self._engine), quiet=self._dialect.quiet)
                 # Nothing is sent yet, so a connection that died in the pool can be exchanged.
                 if self._dialect.alive(lent.driver):
                     return SqlWriter(lent, self._dialect, ended)
