@@ -132,7 +132,7 @@ AWAITING: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("reason", AWAITING)
-@pytest.mark.parametrize("backend", ["sqlite", "postgresql", "mariadb"])
+@pytest.mark.parametrize("backend", ["sqlite", "postgresql"])
 async def test_a_connection_that_is_not_ready_for_use_is_made_so(
     backend: str, reason: str, request: pytest.FixtureRequest
 ) -> None:
