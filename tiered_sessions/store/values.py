@@ -19,7 +19,8 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 # Short of where a database's calendar ends, however often the time slides.
 _LONGEST_TTL: Final = 100 * 365 * 86_400_000
 _NOT_ASCII: Final = re.compile("[^\0-\x7f]+")
-_SUSPECT: Final = (b"\\u0000", b"\\ud", b"\\uD", b"NaN", b"Infinity")
+# Patterns that begin with a word are found faster than words.
+_SUSPECT: Final = tuple(re.compile(mark).search for mark in (rb"\\u(?:0000|[dD])", b"NaN", b"Infinity"))
 
 
 def fresh() -> int:
@@ -128,8 +129,8 @@ def check_jsonb(name: str, document: bytes) -> None:
     Raises:
         InvalidValueError: The document holds a NUL, a lone surrogate, NaN or an infinity.
     """
-    for mark in _SUSPECT:
-        if mark in document:
+    for search in _SUSPECT:
+        if search(document):
             break
     else:
         return
