@@ -8,7 +8,6 @@ import math
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -41,7 +40,7 @@ from .dialects.mysql import MysqlDialect
 from .dialects.portable import InCommit, Make, PortableDialect
 from .dialects.postgresql import PostgresqlDialect
 from .dialects.sqlite import SqliteDialect
-from .engines import transactional
+from .engines import in_memory, refuse_missing_file, transactional
 from .failures import DRIVER_ERRORS, is_disconnect, mapped
 from .groups import Grouped, Groups
 from .lent import Lent, at_hand, checkout
@@ -87,7 +86,7 @@ class SqlSessionStore:
             ages: dict[Kind, float] = {"append": age, "create": math.inf, "delete": age}
             self._groups = {kind: self._make_groups(kind, age) for kind, age in ages.items()}
         # Whoever else holds an injected engine reaches the data too.
-        self.exclusive = owns_engine and engine.dialect.name == "sqlite" and _in_memory(engine)
+        self.exclusive = owns_engine and engine.dialect.name == "sqlite" and in_memory(engine)
 
     def _make_groups(self, kind: Kind, mask_age: float) -> Groups:
         return Groups(self._checkout, kind, self._fits, self._dialect.group_connections, mask_age)
@@ -100,7 +99,7 @@ class SqlSessionStore:
     async def prepare(self) -> None:
         """Makes or adopts the tables."""
         if not self._create_tables:
-            _refuse_missing_file(self._engine)
+            refuse_missing_file(self._engine)
         try:
             await prepare_schema(self.engine, create_tables=self._create_tables)
         except DRIVER_ERRORS as error:
@@ -382,19 +381,6 @@ class SqlWriter:
         done, self.on_release = self.on_release, None
         if done is not None:
             done()
-
-
-def _refuse_missing_file(engine: AsyncEngine) -> None:
-    # SQLite makes the file that it is asked to open.
-    file = engine.url.database or ""
-    named = engine.dialect.name == "sqlite" and not _in_memory(engine) and not file.startswith("file:")
-    if named and not Path(file).exists():
-        raise StoreUnavailableError(f"{file}: no such file; a service with create_tables=True makes it")
-
-
-def _in_memory(engine: AsyncEngine) -> bool:
-    # A named or shared one ("file:...") can be opened by others of this process.
-    return engine.url.database in (None, "", ":memory:")
 
 
 def _dialect(engine: AsyncEngine, config: TieredConfig, owned: bool) -> PortableDialect:
