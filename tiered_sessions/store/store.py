@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import math
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -213,10 +213,10 @@ class SqlSessionStore:
 
     # --- writes ---------------------------------------------------------------------------
 
-    async def writer(self, *, grouped: Kind | None = None) -> StoreWriter:
+    def writer(self, *, grouped: Kind | None = None) -> Coroutine[Any, Any, StoreWriter]:
         """Checks out a connection; if `grouped`, or takes part in one with others."""
         groups = self._groups.get(grouped) if grouped else None
-        return await (groups.writer() if groups else self._checkout())
+        return groups.writer() if groups else self._checkout()
 
     async def _checkout(self) -> SqlWriter:
         """Takes a connection from the pool, when it is this caller's turn, and not for ever."""
