@@ -6,10 +6,12 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
+from sqlalchemy import Engine, text
 from sqlalchemy import event as events
-from sqlalchemy import text
+from sqlalchemy.util import greenlet_spawn
 
 from tests.conformance.store_backends import (
     START,
@@ -26,6 +28,7 @@ from tests.servers import postgresql_database
 from tiered_sessions.errors import SchemaMismatchError
 from tiered_sessions.records import Append, Committed, Query, SessionKey
 from tiered_sessions.store.dialects import postgresql_reads as sql
+from tiered_sessions.store.lent import _ready, checkout
 from tiered_sessions.store.store import SqlSessionStore
 
 LENDING = ("sqlite", "memory", "postgresql", "mariadb", "mariadb-asyncmy")
@@ -72,6 +75,87 @@ async def test_whoever_listens_to_statements_hears_every_read(store: SqlSessionS
     assert len(heard) == 1
     events.remove(store._engine.sync_engine, "before_cursor_execute", hear)
     assert store._dialect.lends
+
+
+@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize(
+    "name", ["before_execute", "after_execute", "before_cursor_execute", "after_cursor_execute"]
+)
+@pytest.mark.parametrize("listened_to", ["engine", "all engines", "autocommit"])
+@pytest.mark.parametrize("store", ["postgresql", "mariadb"], indirect=True)
+async def test_a_listener_is_heard_wherever_it_listens(
+    store: SqlSessionStore, listened_to: str, name: str, used: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # SQLAlchemy would leave it set, for every engine of this process.
+    monkeypatch.setattr(Engine, "_has_events", Engine._has_events)
+    target = {
+        "engine": store._engine.sync_engine,
+        "all engines": Engine,
+        "autocommit": store._dialect.engine.sync_engine,
+    }[listened_to]
+    if used:
+        await filled(store, 3)
+    assert store._dialect.lends
+    heard: list[object] = []
+
+    def hear(*arguments: object) -> None:
+        heard.append(arguments)
+
+    events.listen(target, name, hear)
+    try:
+        assert not store._dialect.lends
+        await filled(store, 1)
+        assert heard
+    finally:
+        events.remove(target, name, hear)
+    assert store._dialect.lends
+
+
+@pytest.mark.parametrize("store", ["postgresql", "mariadb"], indirect=True)
+async def test_a_listener_that_hears_no_statements_keeps_nobody_from_lending(store: SqlSessionStore) -> None:
+    key = await filled(store, 3)
+    # Nor does SQLAlchemy's own, which on PostgreSQL sets the level: `watched` need not look further.
+    assert store._dialect.engine.sync_engine._has_events is not True
+    events.listen(store._engine.sync_engine, "begin", lambda _connection: None)
+    assert store._dialect.lends
+    assert await loaded(store, key)
+
+
+AWAITING: dict[str, dict[str, Any]] = {
+    "lost": {},
+    "lost, last in": {"pool_use_lifo": True},
+    "lost with its pool": {},
+    "too old": {"pool_recycle": 0},
+    "asked": {"pool_pre_ping": True},
+    "heard of": {},
+}
+
+
+@pytest.mark.parametrize("reason", AWAITING)
+@pytest.mark.parametrize("backend", ["sqlite", "postgresql"])
+async def test_a_connection_that_is_not_ready_for_use_is_made_so(
+    backend: str, reason: str, request: pytest.FixtureRequest
+) -> None:
+    """What awaits while the pool lends needs a greenlet, which all others do without."""
+    options = {"pool_size": 2, "max_overflow": 1, **AWAITING[reason]}
+    async with open_store(backend_url(request, backend), backend, **options) as store:
+        key = await filled(store, 3)
+        whole = await loaded(store, key)
+        engine = store._engine
+        pool = engine.sync_engine.pool
+        one, two = await checkout(engine), await checkout(engine)
+        for pooled in (one, two):
+            if (reason == "lost" and pooled is one) or (reason == "lost, last in" and pooled is two):
+                await greenlet_spawn(pooled.invalidate)
+            await greenlet_spawn(pooled.close)
+        if reason == "lost with its pool":
+            assert _ready(engine)
+            pool._invalidate(one, None, _checkin=False)
+        if reason == "heard of":
+            assert _ready(engine)
+            events.listen(pool, "checkout", lambda adapted, *_: adapted.run_async(lambda _: asyncio.sleep(0)))
+        assert not _ready(engine)
+        assert await loaded(store, key) == whole
 
 
 async def test_a_cancelled_read_gives_its_connection_back(store: SqlSessionStore) -> None:

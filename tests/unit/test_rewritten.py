@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tiered_sessions.store.dialects.postgresql_group import rewritten
 
@@ -18,3 +22,9 @@ def test_what_jsonb_rewrites_is_found(number: str) -> None:
 def test_what_it_leaves_is_not(value: str) -> None:
     """The ids of events among it: else every append would have its event sent back."""
     assert [place for place in PLACES if rewritten((place % value).encode())] == []
+
+
+@given(st.text('0189eEa+-.,]} \t\n\r\f\v"', max_size=12))
+def test_it_is_found_as_one_pattern_would_find_it(text: str) -> None:
+    plain = rb"[0-9][eE][-+]?[0-9]+[,\]}\s]|-0(?:\.0+)?[,\]}\s]"
+    assert rewritten(text.encode()) == bool(re.search(plain, text.encode()))

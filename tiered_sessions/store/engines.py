@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import event
@@ -12,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import StaticPool
 
 from ..config import TieredConfig
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, StoreUnavailableError
 from ..urls import missing_driver_error, normalise_database_url, redact
 
 _CONNECT_TIMEOUT = 10
@@ -69,6 +70,20 @@ def transactional(engine: AsyncEngine) -> AsyncEngine:
     if engine.dialect.name == "mysql":
         return engine.execution_options(isolation_level="REPEATABLE READ")
     return engine
+
+
+def in_memory(engine: AsyncEngine) -> bool:
+    """Says whether a SQLite database is one that nobody else can open."""
+    # A named or shared one ("file:...") can be opened by others of this process.
+    return engine.url.database in (None, "", ":memory:")
+
+
+def refuse_missing_file(engine: AsyncEngine) -> None:
+    """Raises `StoreUnavailableError` for a SQLite file that is not there: SQLite would make it."""
+    file = engine.url.database or ""
+    named = engine.dialect.name == "sqlite" and not in_memory(engine) and not file.startswith("file:")
+    if named and not Path(file).exists():
+        raise StoreUnavailableError(f"{file}: no such file; a service with create_tables=True makes it")
 
 
 def _tell(engine: AsyncEngine, config: TieredConfig) -> None:

@@ -6,9 +6,8 @@ import asyncio
 import contextlib
 import math
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -41,7 +40,7 @@ from .dialects.mysql import MysqlDialect
 from .dialects.portable import InCommit, Make, PortableDialect
 from .dialects.postgresql import PostgresqlDialect
 from .dialects.sqlite import SqliteDialect
-from .engines import transactional
+from .engines import in_memory, refuse_missing_file, transactional
 from .failures import DRIVER_ERRORS, is_disconnect, mapped
 from .groups import Grouped, Groups
 from .lent import Lent, at_hand, checkout
@@ -53,6 +52,8 @@ T = TypeVar("T")
 
 _OPENING = 15.0
 """How long it may take to open a connection, in seconds. Most drivers give up earlier."""
+_ERRORS = (*DRIVER_ERRORS, StoreError, InCommit)
+"""What a write's outcome tells of."""
 _NAMELESS = "The database has no cache namespace; run: tiered-sessions migrate"
 
 
@@ -85,7 +86,7 @@ class SqlSessionStore:
             ages: dict[Kind, float] = {"append": age, "create": math.inf, "delete": age}
             self._groups = {kind: self._make_groups(kind, age) for kind, age in ages.items()}
         # Whoever else holds an injected engine reaches the data too.
-        self.exclusive = owns_engine and engine.dialect.name == "sqlite" and _in_memory(engine)
+        self.exclusive = owns_engine and engine.dialect.name == "sqlite" and in_memory(engine)
 
     def _make_groups(self, kind: Kind, mask_age: float) -> Groups:
         return Groups(self._checkout, kind, self._fits, self._dialect.group_connections, mask_age)
@@ -98,7 +99,7 @@ class SqlSessionStore:
     async def prepare(self) -> None:
         """Makes or adopts the tables."""
         if not self._create_tables:
-            _refuse_missing_file(self._engine)
+            refuse_missing_file(self._engine)
         try:
             await prepare_schema(self.engine, create_tables=self._create_tables)
         except DRIVER_ERRORS as error:
@@ -212,15 +213,15 @@ class SqlSessionStore:
 
     # --- writes ---------------------------------------------------------------------------
 
-    async def writer(self, *, grouped: Kind | None = None) -> StoreWriter:
+    def writer(self, *, grouped: Kind | None = None) -> Coroutine[Any, Any, StoreWriter]:
         """Checks out a connection; if `grouped`, or takes part in one with others."""
         groups = self._groups.get(grouped) if grouped else None
-        return await (groups.writer() if groups else self._checkout())
+        return groups.writer() if groups else self._checkout()
 
     async def _checkout(self) -> SqlWriter:
         """Takes a connection from the pool, when it is this caller's turn, and not for ever."""
         ended = await self._turns.take()
-        if at_hand(self._dialect.engine):
+        if at_hand(self._engine) is not None:
             return await self._take(ended)
         # Pool and driver lose a connection that is cancelled on its way out.
         taking = asyncio.create_task(self._take(ended))
@@ -244,7 +245,11 @@ class SqlSessionStore:
         if isinstance(operation, SessionKey):
             return readable(*operation)
         try:
-            _check(operation, self._dialect)
+            if isinstance(operation, Append):
+                check_append(operation)
+            else:
+                check_create(operation)
+            self._dialect.check(operation)
         except InvalidValueError:
             return False
         return operation.shareable
@@ -254,7 +259,7 @@ class SqlSessionStore:
         engine = self._dialect.engine
         try:
             while True:
-                lent = Lent(engine, await checkout(engine), quiet=self._dialect.quiet)
+                lent = Lent(engine, await checkout(self._engine), quiet=self._dialect.quiet)
                 # Nothing is sent yet, so a connection that died in the pool can be exchanged.
                 if self._dialect.alive(lent.driver):
                     return SqlWriter(lent, self._dialect, ended)
@@ -283,20 +288,25 @@ class SqlWriter:
 
     async def append(self, append: Append, outbox: Sequence[ScopeKey] = ()) -> AppendOutcome:
         """Stores `append` if the session's tag is `append.expected`."""
+        dialect = self._dialect
         try:
-            _check(append, self._dialect)
+            check_append(append)
+            dialect.check(append)
         except InvalidValueError as error:
             return Failed(error)
-        events = distinct(append.events)
-        if isinstance(events, str):
-            return Conflict(events)
-        if len(events) != len(append.events):
-            append = replace(append, events=events)
+        if len(append.events) > 1:
+            events = distinct(append.events)
+            if isinstance(events, str):
+                return Conflict(events)
+            if len(events) != len(append.events):
+                append = replace(append, events=events)
+        timer = dialect.cut_later(self.lent.driver)
         try:
-            with self._dialect.cutting(self.lent.driver):
-                return await self._dialect.append(self.lent, append, outbox)
-        except (*DRIVER_ERRORS, StoreError, InCommit) as error:
-            return self._dialect.failed(error)
+            return await dialect.append(self.lent, append, outbox)
+        except _ERRORS as error:
+            return dialect.failed(error)
+        finally:
+            timer.cancel()
 
     async def group(self, kind: Kind, writes: Sequence[Grouped[Any]]) -> Sequence[Any]:
         """Performs writes to different sessions at once; None: nothing was written, try it alone."""
@@ -306,25 +316,31 @@ class SqlWriter:
             "create": dialect.create_group,
             "delete": dialect.delete_group,
         }[kind]
+        timer = dialect.cut_later(self.lent.driver)
         try:
-            with dialect.cutting(self.lent.driver):
-                return await perform(self.lent, writes)  # type: ignore[no-any-return]
-        except (*DRIVER_ERRORS, StoreError, InCommit) as error:
+            return await perform(self.lent, writes)  # type: ignore[no-any-return]
+        except _ERRORS as error:
             # An error of its own for each: whoever raises it writes into it.
-            outcomes = [self._dialect.failed(error) for _ in writes]
+            outcomes = [dialect.failed(error) for _ in writes]
+        finally:
+            timer.cancel()
         return [outcome if isinstance(outcome, Unknown) else None for outcome in outcomes]
 
     async def create(self, create: Create, outbox: Sequence[ScopeKey] = ()) -> CreateOutcome:
         """Inserts a session, and the rows of its shared scopes where they are missing."""
+        dialect = self._dialect
         try:
-            _check(create, self._dialect)
+            check_create(create)
+            dialect.check(create)
         except InvalidValueError as error:
             return Failed(error)
+        timer = dialect.cut_later(self.lent.driver)
         try:
-            with self._dialect.cutting(self.lent.driver):
-                return await self._dialect.create(self.lent, create, outbox)
-        except (*DRIVER_ERRORS, StoreError, InCommit) as error:
-            return self._dialect.failed(error)
+            return await dialect.create(self.lent, create, outbox)
+        except _ERRORS as error:
+            return dialect.failed(error)
+        finally:
+            timer.cancel()
 
     async def delete(
         self, key: SessionKey, outbox: Sequence[ScopeKey] = (), *, only_expired: bool = False
@@ -332,11 +348,14 @@ class SqlWriter:
         """Deletes a session and its events; with `only_expired` unless it lives."""
         if not readable(*key):
             return False
+        dialect = self._dialect
+        timer = dialect.cut_later(self.lent.driver)
         try:
-            with self._dialect.cutting(self.lent.driver):
-                return await self._dialect.delete(self.lent, key, outbox, only_expired)
-        except (*DRIVER_ERRORS, StoreError, InCommit) as error:
-            return self._dialect.failed(error)
+            return await dialect.delete(self.lent, key, outbox, only_expired)
+        except _ERRORS as error:
+            return dialect.failed(error)
+        finally:
+            timer.cancel()
 
     async def release(self) -> None:
         """Gives the connection back. Safe to repeat."""
@@ -362,27 +381,6 @@ class SqlWriter:
         done, self.on_release = self.on_release, None
         if done is not None:
             done()
-
-
-def _check(write: Append | Create, dialect: PortableDialect) -> None:
-    if isinstance(write, Append):
-        check_append(write)
-    else:
-        check_create(write)
-    dialect.check(write)
-
-
-def _refuse_missing_file(engine: AsyncEngine) -> None:
-    # SQLite makes the file that it is asked to open.
-    file = engine.url.database or ""
-    named = engine.dialect.name == "sqlite" and not _in_memory(engine) and not file.startswith("file:")
-    if named and not Path(file).exists():
-        raise StoreUnavailableError(f"{file}: no such file; a service with create_tables=True makes it")
-
-
-def _in_memory(engine: AsyncEngine) -> bool:
-    # A named or shared one ("file:...") can be opened by others of this process.
-    return engine.url.database in (None, "", ":memory:")
 
 
 def _dialect(engine: AsyncEngine, config: TieredConfig, owned: bool) -> PortableDialect:

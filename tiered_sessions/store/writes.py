@@ -186,10 +186,11 @@ def _insert_events(write: Append, start: int, flavour: Flavour) -> Unit[tuple[Ev
 
 def records(write: Append, start: int) -> tuple[EventRecord, ...]:
     """Makes the records of an append's events, numbered from `start` + 1."""
-    return tuple(
-        EventRecord(start + number, event.id, event.timestamp, event.payload)
-        for number, event in enumerate(write.events, 1)
-    )
+    made = []
+    for event in write.events:
+        start += 1
+        made.append(EventRecord(start, event.id, event.timestamp, event.payload))
+    return tuple(made)
 
 
 # --- shared scopes ------------------------------------------------------------

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -28,23 +27,23 @@ class ExplicitDialect(PortableDialect):
     async def limits(self, connection: AsyncConnection, patience: int) -> None:
         """Sets the time-outs of the transaction just begun."""
 
-    @contextlib.contextmanager
-    def cutting(self, driver: Any, patience: int = 1) -> Iterator[None]:
-        """Cuts the connection if the server has long been due to answer."""
+    def cut_later(self, driver: Any, patience: int = 1) -> asyncio.TimerHandle:
         seconds = self.config.statement_timeout * patience + 0.5
-        timer = asyncio.get_running_loop().call_later(seconds, _cut, driver)
+        return asyncio.get_running_loop().call_later(seconds, _cut, driver)
+
+    async def read(self, lent: Lent, make: Make[T]) -> T:
+        timer = self.cut_later(lent.driver, patience=10)
         try:
-            yield
+            return await drive(await lent.whole(), make())
         finally:
             timer.cancel()
 
-    async def read(self, lent: Lent, make: Make[T]) -> T:
-        with self.cutting(lent.driver, patience=10):
-            return await drive(await lent.whole(), make())
-
     async def transaction(self, lent: Lent, unit: Unit[T]) -> T:
-        with self.cutting(lent.driver):
+        timer = self.cut_later(lent.driver)
+        try:
             return await self.explicit(await lent.whole(), unit)
+        finally:
+            timer.cancel()
 
     async def explicit(self, connection: AsyncConnection, unit: Unit[T], patience: int = 1) -> T:
         """Performs a unit between BEGIN and COMMIT, `patience` times the usual time-out long."""

@@ -29,7 +29,7 @@ from .. import writes
 from ..clock import MYSQL_NOW
 from ..failures import DRIVER_ERRORS, is_duplicate, is_retryable
 from ..lent import Lent, Texts, perform, watched
-from ..steps import Flavour, Params, Reply, Row, Step, Unit, first, key_params
+from ..steps import Flavour, Params, Reply, Row, Unit, first, key_params
 from ..values import ascii_json, fresh, merged, to_micros, to_time
 from . import mysql_life as life
 from . import mysql_reads
@@ -90,7 +90,7 @@ class MysqlDialect(ExplicitDialect):
     async def _execute(self, lent: Lent, statement: TextClause, params: Params) -> Reply:
         """Executes a statement that commits by itself: the driver's way, if nobody listens."""
         if self.lends:
-            return await self._run(lent, *self._texts.of(Step(statement, params)))
+            return await self._run(lent, *self._texts.of(statement, params))
         result = await (await lent.whole()).execute(statement, params)
         return Reply(result.all() if result.returns_rows else (), result.rowcount)
 
@@ -201,12 +201,15 @@ class MysqlDialect(ExplicitDialect):
     async def read(self, lent: Lent, make: Make[T]) -> T:
         if not self.lends:
             return await super().read(lent, make)
-        with self.cutting(lent.driver, patience=10):
 
-            async def fetch(statement: str, values: list[Any]) -> Sequence[Row]:
-                return (await self._run(lent, statement, values)).rows
+        async def fetch(statement: str, values: list[Any]) -> Sequence[Row]:
+            return (await self._run(lent, statement, values)).rows
 
+        timer = self.cut_later(lent.driver, patience=10)
+        try:
             return await perform(make(), self._texts, fetch)
+        finally:
+            timer.cancel()
 
     def load(self, key: SessionKey, query: Query) -> Unit[Snapshot | None]:
         return mysql_reads.load(key, query)

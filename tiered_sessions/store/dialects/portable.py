@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -55,6 +54,20 @@ class InCommit(Exception):
     """The COMMIT failed: what it did is not known."""
 
 
+class Timer(Protocol):
+    """What will happen unless it is cancelled."""
+
+    def cancel(self) -> None: ...
+
+
+class _NoTimer:
+    def cancel(self) -> None:
+        pass
+
+
+_NO_TIMER = _NoTimer()
+
+
 class PortableDialect:
     """Performs units of work on any database that SQLAlchemy drives asynchronously."""
 
@@ -70,10 +83,12 @@ class PortableDialect:
         if engine.dialect.name == "postgresql":
             self.flavour = Flavour(rewrites=True)
 
-    @contextlib.contextmanager
-    def cutting(self, driver: Any, patience: int = 1) -> Iterator[None]:
-        """Bounds one operation in time, all its tries together, where the driver lets us."""
-        yield
+    def cut_later(self, driver: Any, patience: int = 1) -> Timer:
+        """Bounds one operation in time, all its tries together, where the driver lets us.
+
+        Cuts the connection if the server has long been due to answer and the timer is not cancelled.
+        """
+        return _NO_TIMER
 
     # --- performing -----------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import select
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -32,10 +32,10 @@ from ...records import (
 from .. import steps, writes
 from ..failures import DRIVER_ERRORS, is_duplicate, is_retryable, is_timeout
 from ..groups import Grouped
-from ..lent import Lent, Texts, perform, watched
+from ..lent import Lent, Texts, autocommitting, perform, watched
 from ..statements import EXPIRED_SESSION
-from ..steps import Duplicate, Flavour, Params, Reply, Row, Step, Unit, first, key_params, scope_content
-from ..values import check_jsonb, documents, fresh, to_tag, to_time
+from ..steps import Duplicate, Flavour, Params, Reply, Row, Unit, first, key_params, scope_content
+from ..values import check_documents, fresh, to_tag, to_time
 from . import postgresql_life as life
 from . import postgresql_life_group as life_group
 from . import postgresql_reads
@@ -57,28 +57,31 @@ class PostgresqlDialect(ExplicitDialect):
         super().__init__(engine, config)
         self.flavour = Flavour(rewrites=True)
         # Shares the pool; setting the level is free with asyncpg and psycopg.
-        self.engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self.engine = autocommitting(engine)
         self._asyncpg = self.quiet = engine.dialect.driver == "asyncpg"
         self._texts = Texts(engine.dialect)
         self._lock = f"{round(config.lock_timeout * 1000)}ms"
 
-    def check(self, write: Append | Create) -> None:
-        for name, document in documents(write):
-            check_jsonb(name, document)
+    check = staticmethod(check_documents)
 
     async def read(self, lent: Lent, make: Make[T]) -> T:
         """Performs a unit statement by statement; one that is too long is given more time once."""
+        timer = self.cut_later(lent.driver)
         try:
-            with self.cutting(lent.driver):
-                if self.lends:
-                    return await perform(make(), self._texts, lent.fetch)
-                return await drive(await lent.whole(), make())
+            if self.lends:
+                return await perform(make(), self._texts, lent.fetch)
+            return await drive(await lent.whole(), make())
         except DRIVER_ERRORS as error:
             if not is_timeout(error):
                 raise
+        finally:
+            timer.cancel()
         # statement_timeout is for writes, which hold masks; a long list may take longer.
-        with self.cutting(lent.driver, patience=10):
+        timer = self.cut_later(lent.driver, patience=10)
+        try:
             return await self.explicit(await lent.whole(), make(), patience=10)
+        finally:
+            timer.cancel()
 
     async def limits(self, connection: AsyncConnection, patience: int) -> None:
         statement = f"{round(self.config.statement_timeout * 1000 * patience)}ms"
@@ -106,8 +109,8 @@ class PostgresqlDialect(ExplicitDialect):
             result: Sequence[Row] = (await (await lent.whole()).execute(statement, params)).all()
             return result
 
-        async def by_driver(statement: Executable, params: Params) -> Sequence[Row]:
-            return await lent.fetch(*self._texts.of(Step(statement, params)))
+        def by_driver(statement: Executable, params: Params) -> Awaitable[Sequence[Row]]:
+            return lent.fetch(*self._texts.of(statement, params))
 
         return by_driver if self.lends else by_sqlalchemy
 
@@ -226,32 +229,40 @@ def _adoptable(write: Append, settled: Stale) -> bool:
 
 async def _append(execute: Execute, write: Append, outbox: Sequence[ScopeKey], lock: str) -> Committed | None:
     """Sends the append statement; None if it found no row to change."""
-    k = max(len(write.events), 1)
-    session = "" if write.session_delta is None else "replace" if write.replace_state else "merge"
+    key, events = write.key, write.events
+    k = len(events) or 1
+    odd = False
+    for event in events:
+        odd = odd or rewritten(event.payload)
     shape = sql.Shape(
         write.expected is not None,
-        bool(write.events),
-        any(rewritten(event.payload) for event in write.events),
-        session,
+        min(len(events), 2),
+        odd,
+        "" if write.session_delta is None else "replace" if write.replace_state else "merge",
         write.app_delta is not None,
         write.user_delta is not None,
-        tuple(sorted(scope.kind for scope in outbox)),
+        tuple(sorted([scope.kind for scope in outbox])) if outbox else (),
     )
     params = {
-        **key_params(write.key),
+        "a": key.app_name,
+        "u": key.user_id,
+        "s": key.session_id,
         "lock": lock,
-        "k": k,
         "nonce": fresh(),
         "time": to_time(write.update_time),
     }
     if write.expected is not None:
         tag = write.expected
         params |= {"i": tag.incarnation, "r": tag.revision, "n": tag.nonce, "t": to_time(tag.update_time)}
-    if write.events:
-        params["ids"] = [event.id for event in write.events]
-        params["invocations"] = [event.invocation_id for event in write.events]
-        params["times"] = [to_time(event.timestamp) for event in write.events]
-        params["payloads"] = [event.payload.decode() for event in write.events]
+    if len(events) == 1:
+        params["id"], params["invocation"] = event.id, event.invocation_id
+        params["at"], params["payload"] = to_time(event.timestamp), event.payload.decode()
+    elif events:
+        params["k"] = k
+        params["ids"] = [event.id for event in events]
+        params["invocations"] = [event.invocation_id for event in events]
+        params["times"] = [to_time(event.timestamp) for event in events]
+        params["payloads"] = [event.payload.decode() for event in events]
     if write.session_delta is not None:
         params["delta"] = write.session_delta.decode()
     for kind, delta in (("app", write.app_delta), ("user", write.user_delta)):
@@ -260,11 +271,12 @@ async def _append(execute: Execute, write: Append, outbox: Sequence[ScopeKey], l
     if outbox:
         params["micros"] = write.update_time
         params |= {f"stamp_{scope.kind}": fresh() for scope in outbox}
-    row = first(Reply(await execute(sql.append_statement(shape), params), 0))
-    if row is None:
+    rows = await execute(sql.append_statement(shape), params)
+    if not rows:
         return None
+    row = rows[0]
     tag, values = to_tag(*row[:4]), iter(row[5:])
-    state = next(values).encode() if session else None
+    state = next(values).encode() if shape.session else None
     records = writes.records(write, tag.revision - k)
     if shape.rewritten:
         records = tuple(

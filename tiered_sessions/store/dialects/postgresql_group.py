@@ -10,7 +10,7 @@ from typing import Any, Final
 from sqlalchemy import TextClause, text
 from sqlalchemy.sql.base import Executable
 
-from ...records import Append, AppendOutcome, Committed, Missing, Tag
+from ...records import Append, AppendOutcome, Committed, EventRecord, Missing, ScopeKey, Tag
 from .. import steps, writes
 from ..failures import DRIVER_ERRORS
 from ..groups import Grouped
@@ -19,8 +19,10 @@ from ..values import fresh, to_time
 from . import postgresql_text as sql
 
 # JSONB writes such numbers in another form: then the server's text is the one to hand on. What
-# comes after tells them from the ids of events, which are full of digits and minus signs.
-_EXPONENT: Final = re.compile(rb"[0-9][eE][-+]?[0-9]+[,\]}\s]")
+# comes after tells them from the ids of events, which are full of digits and minus signs. A pattern
+# that begins with what it looks for is four times as quick, so all digits are made one here, and so on.
+_ALIKE: Final = bytes.maketrans(b"123456789E+]} \t\n\r\f\v", b"000000000e-,,,,,,,,")
+_EXPONENT: Final = re.compile(b"0e-?0+,")
 _MINUS_ZERO: Final = re.compile(rb"-0(?:\.0+)?[,\]}\s]")
 
 _COLUMNS: Final = {
@@ -47,8 +49,7 @@ _OUTBOX: Final = {"micros": "bigint", "stamp": "bigint"}
 
 def rewritten(payload: bytes) -> bool:
     """Says whether JSONB may write a number of this JSON object in another form."""
-    # Two of few steps are three times as quick as one that looks at every word.
-    return bool(_EXPONENT.search(payload) or _MINUS_ZERO.search(payload))
+    return bool(_EXPONENT.search(payload.translate(_ALIKE)) or _MINUS_ZERO.search(payload))
 
 
 @cache
@@ -139,15 +140,12 @@ async def _settle(fetch: Execute, group: Sequence[Append]) -> list[AppendOutcome
 
 
 async def _append(fetch: Execute, group: Sequence[Grouped[Append]]) -> list[Committed | None]:
-    nonces = [fresh() for _ in group]
-    state = any(write.operation.session_delta is not None for write in group)
-    odd = [rewritten(write.operation.events[0].payload) for write in group]
-    outbox = any(write.outbox for write in group)
-    rows = [
-        _row(write, nonce, state=state, outbox=outbox) for write, nonce in zip(group, nonces, strict=True)
-    ]
-    columns = zip(*(row.values() for row in rows), strict=True)
-    params = {name: list(column) for name, column in zip(rows[0], columns, strict=True)}
+    state = any([write.session_delta is not None for write, _ in group])
+    outbox = any([scopes for _, scopes in group])
+    odd = [rewritten(write.events[0].payload) for write, _ in group]
+    names = (*_COLUMNS, *(_STATE if state else ()), *(_OUTBOX if outbox else ()))
+    rows = [_row(write, scopes, state=state, outbox=outbox) for write, scopes in group]
+    params = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
     found = await fetch(group_statement(state, any(odd), outbox), params)
     outcomes: list[Committed | None] = [None for _ in group]
     for row in found:
@@ -156,7 +154,7 @@ async def _append(fetch: Execute, group: Sequence[Grouped[Append]]) -> list[Comm
         stored = others.pop(0) if state else None
         outcomes[place] = _committed(
             group[place].operation,
-            nonces[place],
+            params["nonce"][place],
             others[0].encode() if odd[place] else None,
             None if stored is None else stored.encode(),
             sliding_ttl,
@@ -164,20 +162,30 @@ async def _append(fetch: Execute, group: Sequence[Grouped[Append]]) -> list[Comm
     return outcomes
 
 
-def _row(write: Grouped[Append], nonce: int, *, state: bool, outbox: bool) -> dict[str, Any]:
-    append = write.operation
+def _row(append: Append, scopes: Sequence[ScopeKey], *, state: bool, outbox: bool) -> list[Any]:
+    """The values of `_COLUMNS`, and of those that are added to them."""
     (event,) = append.events
     tag = append.expected
     assert tag is not None
-    values: list[Any] = [*append.key, *tag[:3], to_time(tag.update_time), nonce, to_time(append.update_time)]
-    values += [event.id, event.invocation_id, to_time(event.timestamp), event.payload.decode()]
+    values: list[Any] = [
+        *append.key,
+        tag.incarnation,
+        tag.revision,
+        tag.nonce,
+        to_time(tag.update_time),
+        fresh(),
+        to_time(append.update_time),
+        event.id,
+        event.invocation_id,
+        to_time(event.timestamp),
+        event.payload.decode(),
+    ]
     if state:
         delta = append.session_delta
         values += [None if delta is None else delta.decode(), append.replace_state]
     if outbox:
-        values += [append.update_time, fresh() if write.outbox else None]
-    names = (*_COLUMNS, *(_STATE if state else ()), *(_OUTBOX if outbox else ()))
-    return dict(zip(names, values, strict=True))
+        values += [append.update_time, fresh() if scopes else None]
+    return values
 
 
 def _committed(
@@ -185,8 +193,9 @@ def _committed(
 ) -> Committed:
     assert write.expected is not None
     old = write.expected
-    records = writes.records(write, old.revision)
-    if payload is not None:
-        records = (records[0]._replace(payload=payload),)
-    tag = Tag(old.incarnation, old.revision + 1, nonce, write.update_time)
-    return Committed(tag, records, state, None, None, expires_in=expires_in)
+    (event,) = write.events
+    revision = old.revision + 1
+    payload = event.payload if payload is None else payload
+    record = EventRecord(revision, event.id, event.timestamp, payload)
+    tag = Tag(old.incarnation, revision, nonce, write.update_time)
+    return Committed(tag, (record,), state, None, None, expires_in=expires_in)

@@ -10,7 +10,7 @@ from sqlalchemy import TextClause, text
 
 from ...records import Content, Create, ScopeKey, SessionKey, Snapshot, Tag
 from ..clock import POSTGRESQL_NOW
-from ..steps import Reply, first, key_params, scope_content
+from ..steps import key_params, scope_content
 from ..values import fresh, to_time
 from . import postgresql_text as sql
 from .postgresql_group import Execute
@@ -40,15 +40,17 @@ async def create(execute: Execute, write: Create, outbox: Sequence[ScopeKey], lo
             params |= {f"{kind}_delta": delta.decode(), f"{kind}_i": fresh(), f"{kind}_n": fresh()}
     if write.ttl is not None:
         params |= {"ttl": write.ttl, "sliding": write.ttl if write.sliding else None}
-    kinds = tuple(sorted(scope.kind for scope in outbox))
-    if kinds:
+    kinds: tuple[str, ...] = ()
+    if outbox:
+        kinds = tuple(sorted([scope.kind for scope in outbox]))
         params |= {"micros": write.update_time, **{f"stamp_{kind}": fresh() for kind in kinds}}
     statement = create_statement(
         write.app_delta is not None, write.user_delta is not None, write.ttl is not None, kinds
     )
-    row = first(Reply(await execute(statement, params), 0))
-    if row is None:
+    rows = await execute(statement, params)
+    if not rows:
         return None
+    row = rows[0]
     user, app = scope_content(row[6:11]), scope_content(row[1:6])
     return Snapshot(write.key, Content(tag, row[0].encode()), user, app, write.ttl)
 

@@ -28,10 +28,13 @@ LIMITS: Final = text(
 
 
 class Shape(NamedTuple):
-    """Which parts an append statement has; each combination is one prepared statement."""
+    """Which parts an append statement has; each combination is one prepared statement.
+
+    `events`: how many, of which 2 are several.
+    """
 
     compared: bool
-    events: bool
+    events: int
     rewritten: bool
     session: str
     app: bool
@@ -56,9 +59,10 @@ def append_statement(shape: Shape) -> TextClause:
         if shape.compared
         else f"x.revision IS NOT NULL AND NOT EXISTS (SELECT 1 FROM events WHERE {_KEY} AND seq IS NULL)"
     )
+    k = "CAST(:k AS bigint)" if shape.events > 1 else "1"
     parts = [
         "cfg AS MATERIALIZED (SELECT set_config('lock_timeout', :lock, true) AS x)",
-        "up AS (UPDATE sessions x SET revision = x.revision + CAST(:k AS bigint), nonce = :nonce, "
+        f"up AS (UPDATE sessions x SET revision = x.revision + {k}, nonce = :nonce, "
         f"update_time = CAST(:time AS timestamp){state}, expires_at = {SLID} "
         "WHERE x.app_name = :a AND x.user_id = :u AND x.id = :s "
         f"AND (SELECT x FROM cfg) IS NOT NULL AND {compared} AND {ALIVE} "
@@ -67,12 +71,19 @@ def append_statement(shape: Shape) -> TextClause:
     ]
     columns, joins = ["up.*"], ""
     if shape.events:
+        # Arrays take the driver and the server longer, and most appends are of one event.
+        source = (
+            "(SELECT CAST(:id AS text), CAST(:invocation AS text), CAST(:at AS timestamp), "
+            "CAST(:payload AS text), 1)"
+            if shape.events == 1
+            else "unnest(CAST(:ids AS text[]), CAST(:invocations AS text[]), CAST(:times AS timestamp[]), "
+            "CAST(:payloads AS text[])) WITH ORDINALITY"
+        )
         parts.append(
             "ins AS (INSERT INTO events (id, app_name, user_id, session_id, invocation_id, timestamp, "
             "event_data, seq) SELECT e.id, :a, :u, :s, e.invocation, e.time, CAST(e.payload AS jsonb), "
-            "up.revision - CAST(:k AS bigint) + e.number FROM up, unnest(CAST(:ids AS text[]), "
-            "CAST(:invocations AS text[]), CAST(:times AS timestamp[]), CAST(:payloads AS text[])) "
-            "WITH ORDINALITY AS e (id, invocation, time, payload, number)"
+            f"up.revision - {k} + e.number FROM up, {source} "
+            "AS e (id, invocation, time, payload, number)"
             f"{' RETURNING seq, CAST(event_data AS text) AS payload' if shape.rewritten else ''})"
         )
         if shape.rewritten:
