@@ -201,13 +201,13 @@ class NewEvent(NamedTuple):
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Append:
     """A write to one session: events, state, or both, stored atomically.
 
     `expected` is the tag the writer saw; None skips the comparison. Deltas are JSON objects
     merged key by key, None where a scope does not change. `replace_state` stores `session_delta`
-    as the whole session state. `update_time` becomes the row's.
+    as the whole session state. `update_time` becomes the row's. Never changed, as `Content`.
     """
 
     key: SessionKey
@@ -238,12 +238,13 @@ class Append:
         return len(self.events) == 1 and not shared and self.expected is not None and self.expected.adopted
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Create:
     """A new session. Deltas as in `Append`; `state` is the session's own JSON object.
 
     `ttl`: milliseconds until it expires, from the commit or, if `sliding`, from its last append.
     `replace_expired`: an expired session of this id makes way. Only for who has masked its entry.
+    Never changed, as `Content`.
     """
 
     key: SessionKey
@@ -272,14 +273,14 @@ class Create:
 # --- what a store answers --------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Committed:
     """The append is stored. Contents are as SQL will return them, states whole.
 
     `session` is the new tag, the events just stored, and the whole session state, or None as
     state if it did not change. `numbered`: foreign events were numbered on the way, so no
     cached window can be extended by this append. `expires_in`: milliseconds until a sliding
-    session expires now; None: the append did not move that.
+    session expires now; None: the append did not move that. Never changed, as `Content`.
     """
 
     tag: Tag
