@@ -83,7 +83,7 @@ class _Pooled:
     """A connection as the pool lends it."""
 
     def __init__(self, engine: InlineEngine) -> None:
-        self.driver_connection = _Driver(engine.raw)
+        self.dbapi_connection = SimpleNamespace(driver_connection=_Driver(engine.raw))
         self._engine = engine
         self._open = True
         engine.checked_out += 1
@@ -104,10 +104,7 @@ class InlineEngine:
     def __init__(self, raw: sqlite3.Connection) -> None:
         self.raw = raw
         self.checked_out = 0
-        self.sync_engine = SimpleNamespace(pool=None, raw_connection=lambda: _Pooled(self))
-
-    async def raw_connection(self) -> _Pooled:
-        return _Pooled(self)
+        self.sync_engine = SimpleNamespace(pool=SimpleNamespace(connect=lambda: _Pooled(self)))
 
     async def dispose(self) -> None: ...
 

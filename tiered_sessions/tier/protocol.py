@@ -361,11 +361,13 @@ def _mask(
         return None
     if held is not None:
         return held
+    if not (scopes and rules.cached):
+        return Marked("", {})
     for _ in range(3):
         # A token of its own for each attempt: an earlier one may still be on its way (R6).
         token = yield _TOKEN
         asked: dict[int, ScopeKey] = {}
-        for scope in scopes if rules.cached else ():
+        for scope in scopes:
             asked[(yield Send(Intent(scope, token)))] = scope
         handles = tuple(asked)
         acknowledged: dict[ScopeKey, int] = {}
