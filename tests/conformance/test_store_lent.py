@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy import event as events
-from sqlalchemy.util import greenlet_spawn
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolProxiedConnection
+from sqlalchemy.util import await_only, greenlet_spawn
 
 from tests.conformance.store_backends import (
     START,
@@ -121,6 +122,18 @@ async def test_a_listener_that_hears_no_statements_keeps_nobody_from_lending(sto
     assert await loaded(store, key)
 
 
+class AskingPool(AsyncAdaptedQueuePool):
+    """A pool of the user's, which awaits something before it lends, and when it is given back."""
+
+    def connect(self) -> PoolProxiedConnection:
+        await_only(asyncio.sleep(0))
+        return super().connect()
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        await_only(asyncio.sleep(0))
+        super()._do_return_conn(record)
+
+
 AWAITING: dict[str, dict[str, Any]] = {
     "lost": {},
     "lost, last in": {"pool_use_lifo": True},
@@ -128,6 +141,7 @@ AWAITING: dict[str, dict[str, Any]] = {
     "too old": {"pool_recycle": 0},
     "asked": {"pool_pre_ping": True},
     "heard of": {},
+    "of another pool": {"poolclass": AskingPool},
 }
 
 

@@ -122,7 +122,7 @@ class Lent:
             not self._quiet
             or self._whole is not None
             or self._doubtful
-            or not isinstance(pool, AsyncAdaptedQueuePool)
+            or type(pool) is not AsyncAdaptedQueuePool
         ):
             return False
         queue: Any = pool._pool
@@ -183,7 +183,8 @@ def _checkout(engine: AsyncEngine) -> PoolProxiedConnection:
 def at_hand(engine: AsyncEngine) -> _ConnectionRecord | None:
     """Returns the connection that the pool would lend, if it would not wait for one."""
     pool = engine.sync_engine.pool
-    if not isinstance(pool, AsyncAdaptedQueuePool):
+    # What another one does before it lends is not known: it may await.
+    if type(pool) is not AsyncAdaptedQueuePool:
         return None
     queue: Any = pool._pool
     waiting = queue._queue._queue
