@@ -92,20 +92,6 @@ class Call:
         stoppable: Whether it can be cut: a write.
     """
 
-    __slots__ = (
-        "_commands",
-        "_sent",
-        "_stopped",
-        "_unsent",
-        "asking",
-        "budget",
-        "committed",
-        "cut",
-        "flight",
-        "stoppable",
-        "writer",
-    )
-
     def __init__(
         self, budget: float, *, stoppable: bool = False, flight: Flight[Answer] | None = None
     ) -> None:
