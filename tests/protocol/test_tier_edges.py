@@ -16,7 +16,7 @@ from tiered_sessions.cache.base import Hit, Miss
 from tiered_sessions.cache.redis import RedisSessionCache
 from tiered_sessions.config import TieredConfig
 from tiered_sessions.errors import StoreUnavailableError
-from tiered_sessions.records import Already, Append, Content, Listing, ScopeKey, SessionKey, Tag
+from tiered_sessions.records import Already, Append, Content, Create, Listing, ScopeKey, SessionKey, Tag
 from tiered_sessions.tier.floors import Floors
 from tiered_sessions.tier.steps import Standing
 
@@ -266,6 +266,44 @@ def test_a_write_cancelled_again_and_again_ends_as_it_must() -> None:
         assert cache.commands[-1] == "drop"
         assert isinstance((await cache.lookup((KEY.session,)))[0], Hit)
         assert store.released
+        await sessions.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("operation", ["sweep", "replace"])
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_cancelled_call_sends_no_second_statement(operation: str, cached: bool) -> None:
+    """R29: what was sent is completed; a sweep's next deletion and a replacement are not begun."""
+
+    async def main() -> None:
+        store, cache = ToyStore(), TroubledCache()
+        sessions = tier(store, cache if cached else None, TieredConfig(sweep_every=0))
+        await names(sessions)
+        await sessions.flush()
+        store.live(KEY, 1)
+        await asyncio.sleep(1)
+        if operation == "sweep":
+            store.overdue = [SessionKey("app", "user", "another")]
+            working = asyncio.create_task(sessions.delete_expired())
+        else:
+            working = asyncio.create_task(sessions.create(Create(KEY, 0, b"{}")))
+        written = "delete" if operation == "sweep" else "create"
+        store.gate = asyncio.Event()
+        cache.commands.clear()
+        while written not in store.statements:
+            store.gate.set()
+            await asyncio.sleep(0)
+            store.gate.clear()
+        working.cancel()
+        await asyncio.sleep(0)
+        store.gate.set()
+        await asyncio.wait((working,))
+        assert working.cancelled()
+        assert store.statements.count(written) == 1
+        assert store.statements.count("checkout") == store.released == 1
+        await sessions.flush()
+        assert cache.commands.count("intent") == (cached and operation == "sweep")
         await sessions.close()
 
     run(main())

@@ -90,6 +90,7 @@ class Call:
             nobody can cancel it: before the statement was sent it then answers `Ended.CANCELLED`.
         asking: Whether the last wait was an `Ask`'s.
         stoppable: Whether it can be cut: a write.
+        stopped: Whether it was.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class Call:
         self._unsent = 0
         # By handle, the first of which is 0.
         self._sent: list[float] = []
-        self._stopped = False
+        self.stopped = False
 
     def start(self, command: Coroutine[Any, Any, Any] | asyncio.Future[Any], sent: float = math.inf) -> int:
         """Starts a command, or takes one that is under way; returns its handle."""
@@ -132,7 +133,7 @@ class Call:
 
     async def wait(self, step: Wait, limit: float | None, patience: Patience) -> Reply | Ended:
         """Returns the first reply among the step's handles, or why there is none within `limit` seconds."""
-        if self._stopped and not self.committed:
+        if self.stopped and not self.committed:
             return Ended.CANCELLED
         handles, commands = step.handles, self._commands
         for handle in handles:
@@ -154,15 +155,15 @@ class Call:
                 raise
             return Ended.TIMER
         except asyncio.CancelledError:
-            if self.stoppable and not self._stopped:
-                self._stopped = True
+            if self.stoppable and not self.stopped:
+                self.stopped = True
                 self.cut = step
             raise
 
     def interrupt(self, work: object) -> None:
         """Notes that the caller was cancelled while `work` was awaited in place, as `wait` does."""
-        if self.stoppable and not self._stopped:
-            self._stopped = self.asking = True
+        if self.stoppable and not self.stopped:
+            self.stopped = self.asking = True
             # A coroutine has heard of it, too, and is over.
             self.cut = Wait((self.start(work),) if isinstance(work, asyncio.Future) else ())
 

@@ -369,7 +369,9 @@ class SessionTier:
                     await call.end()
 
     async def _ask_store(self, command: Any, call: Call) -> Any:
-        """Performs one command of the store."""
+        """Performs one command of the store, unless the call was cut before it."""
+        if call.stopped:
+            return Unavailable(Ended.CANCELLED.value)
         work = self._begin(command, call)
         try:
             return await work
