@@ -95,8 +95,12 @@ class Content:
     before: int | None = None
 
     def part_of(self, other: Content) -> bool:
-        """Says whether `other` is the same content with more of its events."""
-        return self.tag == other.tag and len(self.events) < len(other.events)
+        """Says whether `other` is the same content with more of its events, or equal in all."""
+        if self.tag != other.tag or len(self.events) > len(other.events):
+            return False
+        return len(self.events) < len(other.events) or (
+            (self.complete, self.before) == (other.complete, other.before)
+        )
 
 
 @dataclass(slots=True, unsafe_hash=True)

@@ -138,7 +138,7 @@ class SharedEvents(Generic[EventT]):
         return None if kept is None else kept.content
 
     def keep(self, key: SessionKey, content: Content, added: tuple[EventRecord, ...] | None = None) -> None:
-        """Keeps `content`, unless it takes too much of the room, or more of it is kept.
+        """Keeps `content`, unless it takes too much of the room, or is kept already, or more of it.
 
         `added`: the events it has more than the content kept now, so that an append does not
         measure the whole history.

@@ -58,13 +58,13 @@ def measure(part: str) -> tuple[int, int]:
         if session == "b":
             gc.collect()
             tracemalloc.start()
-            before, known = tracemalloc.get_traced_memory()[0], kept._sessions.currsize
+            before, known = tracemalloc.get_traced_memory()[0], kept._bytes
         kept.of(SessionKey("app", "u", session), records)
     del records
     gc.collect()
     taken = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
-    return int(kept._sessions.currsize - known), taken
+    return int(kept._bytes - known), taken
 
 
 def record(number: int, part: str) -> EventRecord:

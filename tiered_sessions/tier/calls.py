@@ -93,20 +93,6 @@ class Call:
         stopped: Whether it was.
     """
 
-    __slots__ = (
-        "_commands",
-        "_sent",
-        "_unsent",
-        "asking",
-        "budget",
-        "committed",
-        "cut",
-        "flight",
-        "stoppable",
-        "stopped",
-        "writer",
-    )
-
     def __init__(
         self, budget: float, *, stoppable: bool = False, flight: Flight[Answer] | None = None
     ) -> None:
