@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from asyncpg.exceptions import InternalClientError
 from sqlalchemy import Engine, text
 from sqlalchemy import event as events
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.util import await_only, greenlet_spawn
 
@@ -29,7 +31,7 @@ from tests.servers import postgresql_database
 from tiered_sessions.errors import SchemaMismatchError
 from tiered_sessions.records import Append, Committed, Query, SessionKey
 from tiered_sessions.store.dialects import postgresql_reads as sql
-from tiered_sessions.store.lent import _ready, checkout
+from tiered_sessions.store.lent import _ready, _wrapped, checkout
 from tiered_sessions.store.store import SqlSessionStore
 
 LENDING = ("sqlite", "memory", "postgresql", "mariadb", "mariadb-asyncmy")
@@ -218,6 +220,12 @@ async def test_an_error_on_a_lent_connection_has_its_name_and_costs_no_connectio
     finally:
         await as_stranger(store, "ALTER TABLE user_states_away RENAME TO user_states")
     assert await loaded(store, key) == whole
+
+
+@pytest.mark.parametrize("store", ["postgresql"], indirect=True)
+async def test_what_not_every_sqlalchemy_knows_has_a_name_too(store: SqlSessionStore) -> None:
+    error = InternalClientError("cannot switch to state 12; another operation (2) is in progress")
+    assert isinstance(_wrapped(store._engine.dialect, error, None), DBAPIError)
 
 
 @pytest.fixture

@@ -147,7 +147,11 @@ class Lent:
 
 
 def _wrapped(dialect: Dialect, error: Exception, connection: Any) -> Exception:
-    base: Any = dialect.loaded_dbapi.Error
+    dbapi: Any = dialect.loaded_dbapi
+    base = dbapi.Error
+    # asyncpg says it of a connection that has just died. SQLAlchemy 2.0 does not know it.
+    if type(error).__name__ == "InternalClientError":
+        error = dbapi.InterfaceError(str(error))
     if not isinstance(error, base):
         return error
     gone = dialect.is_disconnect(error, connection, None)
