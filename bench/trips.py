@@ -11,6 +11,9 @@ from typing import Any
 
 from google.adk.events.event import Event
 from google.adk.sessions.session import Session
+from redis.asyncio import Redis
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from tests.relay import Relay
 
@@ -31,7 +34,8 @@ class Trips:
     Attributes:
         sql: Flights to the database, counted; the median.
         redis: Flights to Redis, counted until background work is done; the median.
-        awaited_sql: Flights the caller waited for: how much longer the call took with slower round trips.
+        awaited_sql: Flights the caller waited for: how much longer the call took with slower round trips,
+            in units of how much longer one round trip did.
         awaited_redis: The same for Redis.
     """
 
@@ -49,6 +53,7 @@ class TripCounter:
         self._group = group
         self._first = first
         self._clock = time.time()
+        self._bare: tuple[Callable[[], Awaitable[Any]], ...] = ()
 
     async def count(self) -> dict[str, dict[str, float]]:
         """Returns the round trips of a hot get, an append and a chat turn."""
@@ -59,6 +64,11 @@ class TripCounter:
             relayed = replace(address, database=database.url, redis=redis.url)
             subject = type(self._original)(relayed)
             stack.push_async_callback(subject.close)
+            client = await stack.enter_async_context(Redis.from_url(relayed.redis))
+            engine = create_async_engine(relayed.database, isolation_level="AUTOCOMMIT")
+            stack.push_async_callback(engine.dispose)
+            connection = await stack.enter_async_context(engine.connect())
+            self._bare = (lambda: connection.execute(text("SELECT 1")), client.ping)
             found: dict[str, dict[str, float]] = {}
             for offset, (name, call) in enumerate(self._calls(subject)):
                 found[name] = asdict(await self._of(call, subject, self._first + offset, database, redis))
@@ -108,21 +118,27 @@ class TripCounter:
                 await subject.settle()
                 sql.append(len(in_sql))
                 cache.append(len(in_redis))
-        plain = await self._seconds(call, subject, number)
+        plain = await _seconds(lambda: call(number), subject)
         slower = []
-        for relay in (database, redis):
+        for relay, bare in zip((database, redis), self._bare, strict=True):
+            single = await _seconds(bare, subject)
             relay.request_delay = relay.reply_delay = _DELAY / 2
-            delayed = await self._seconds(call, subject, number)
+            delayed = await _seconds(lambda: call(number), subject)
+            # The relay's timers are late, by a tenth of what they were told.
+            single = await _seconds(bare, subject) - single
             relay.request_delay = relay.reply_delay = 0.0
-            slower.append(max(0.0, (delayed - plain) / _DELAY))
+            slower.append(max(0.0, (delayed - plain) / single))
         return Trips(statistics.median(sql), statistics.median(cache), *slower)
 
-    async def _seconds(self, call: Callable[[int], Awaitable[Any]], subject: Subject, number: int) -> float:
-        seconds = []
-        for _ in range(_CALLS):
-            began = time.perf_counter()
-            await call(number)
-            seconds.append(time.perf_counter() - began)
-            await subject.settle()
-        # The least: what else goes on on the machine only adds.
-        return min(seconds)
+
+async def _seconds(call: Callable[[], Awaitable[Any]], subject: Subject) -> float:
+    await call()
+    seconds = []
+    for _ in range(_CALLS):
+        await subject.settle()
+        began = time.perf_counter()
+        await call()
+        seconds.append(time.perf_counter() - began)
+    await subject.settle()
+    # The least: what else goes on on the machine only adds.
+    return min(seconds)
