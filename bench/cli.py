@@ -188,7 +188,7 @@ def _report(runs: list[Results], given: argparse.Namespace, console: Console) ->
         given.markdown.write_text(markdown(runs))
     if given.plot is not None:
         try:
-            console.print("drawn:", *map(str, draw(results, given.plot)))
+            console.print("drawn:", *map(str, draw(runs, given.plot)))
         except NoPlotError as error:
             console.print(str(error))
     for why in results.missing:

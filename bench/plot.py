@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from .results import Results
+from .results import Results, joined
 from .subjects.catalogue import OURS, REFERENCE
 from .workloads import LENGTHS
 
@@ -27,8 +29,8 @@ class NoPlotError(Exception):
     """The picture cannot be drawn here."""
 
 
-def draw(results: Results, path: Path) -> list[Path]:
-    """Writes the picture as PNG and SVG beside `path` and returns where.
+def draw(runs: Sequence[Results], path: Path) -> list[Path]:
+    """Writes the picture of some runs' medians as PNG and SVG beside `path` and returns where.
 
     Raises:
         NoPlotError: matplotlib is not installed.
@@ -42,8 +44,8 @@ def draw(results: Results, path: Path) -> list[Path]:
     # Text stays text in the SVG, and the file is the same for the same figures.
     pyplot.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "bench", "font.size": 9}
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2), width_ratios=(1, 1.25))
-    _lengths(left, results)
-    _rates(right, results)
+    _lengths(left, joined(runs))
+    _rates(right, runs)
     figure.tight_layout()
     written = []
     for suffix in (".png", ".svg"):
@@ -74,7 +76,8 @@ def _lengths(axes: Any, results: Results) -> None:
         axes.legend(frameon=False, fontsize=8)
 
 
-def _rates(axes: Any, results: Results) -> None:
+def _rates(axes: Any, runs: Sequence[Results]) -> None:
+    results = joined(runs)
     found = {
         workload: {
             subject: results.summary(f"postgresql/{workload}/c32", subject) for subject in (REFERENCE, OURS)
@@ -87,9 +90,11 @@ def _rates(axes: Any, results: Results) -> None:
         places = [number + offset for number in range(len(shown))]
         axes.bar(places, rates, 0.38, color=_COLOURS[subject], label=_NAMES[subject])
     for number, workload in enumerate(shown):
-        ratio = results.ratio(f"postgresql/{workload}/c32")
+        # As in the table: a run's own ratio carries over, not that of two runs' rates.
+        ratios = [ratio for run in runs if (ratio := run.ratio(f"postgresql/{workload}/c32"))]
         ours = found[workload][OURS]
-        if ratio and ours:
+        if ratios and ours:
+            ratio = statistics.median(ratios)
             axes.annotate(
                 f"{ratio:.0f}x" if ratio >= 10 else f"{ratio:.1f}x",
                 (number + 0.2, ours.rate),
@@ -100,6 +105,7 @@ def _rates(axes: Any, results: Results) -> None:
     axes.set_xticks(range(len(shown)), [_BARS[workload] for workload in shown])
     axes.set_title("Throughput of one process")
     axes.set_ylim(bottom=1)
-    axes.margins(y=0.15)
     if shown:
-        axes.legend(frameon=False, fontsize=8)
+        # Room for the legend above the highest bar.
+        axes.set_ylim(top=axes.get_ylim()[1] * 8)
+        axes.legend(frameon=False, fontsize=8, loc="upper right")
