@@ -68,7 +68,8 @@ class Ended(Enum):
 class Ask(NamedTuple):
     """Sends a command and waits for it alone; the reply is the command's.
 
-    A cache's that does not come within the call's budget is `Unavailable`.
+    A cache's that does not come within the call's budget is `Unavailable`, as is that of a call which was
+    cancelled before its `Write` was sent.
     """
 
     command: Command
