@@ -192,6 +192,25 @@ def test_kept_sessions_are_measured_by_what_was_added() -> None:
     assert grown.find(KEY) == whole.find(KEY)
 
 
+def test_what_is_kept_already_is_not_kept_again() -> None:
+    """Reads that come from SQL keep what they read each time; of equal content the decoded one stays."""
+    events = history(1, 2, 3)
+    shared = SharedEvents(decoded, 100_000)
+    part = Content(TAG, b"{}", events, complete=False)
+    shared.keep(KEY, part)
+    shared.of(KEY, events)
+    kept = shared.find(KEY)
+    assert kept is not None
+    shared.keep(KEY, replace(part, events=history(1, 2, 3)))
+    assert shared.find(KEY) is kept
+    # More is known of what comes before.
+    whole = replace(part, complete=True)
+    shared.keep(KEY, whole)
+    assert shared.find(KEY) is whole
+    shared.keep(KEY, replace(part, tag=Tag(1, 2, 1, 1)))
+    assert shared.find(KEY) != whole
+
+
 def test_a_changed_event_is_found() -> None:
     here = Decoding(checked=True)
     (first, second) = here.shared.of(KEY, history(1, 2))
