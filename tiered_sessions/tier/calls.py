@@ -292,11 +292,11 @@ class CacheCalls:
     def _noted(self, command: CacheCommand, began: float, reply: Any) -> Any:
         if type(command) is LookUp:
             kinds = list(map(type, reply))
-            failed = Unavailable in kinds
+            failed = kinds.count(Hit) < len(kinds) and any(isinstance(part, Unavailable) for part in reply)
             for kind in set(kinds) & _FOUND.keys():
                 self._metrics.count(_FOUND[kind], kinds.count(kind))
         else:
-            failed = type(reply) is Unavailable
+            failed = isinstance(reply, Unavailable)
             if failed:
                 self._metrics.count(counters.CACHE_UNAVAILABLE)
             elif isinstance(reply, Enum) and reply in _COUNTED:
