@@ -122,7 +122,7 @@ async def planted(url: str, cache_url: str, events: int = 3) -> AsyncIterator[Pl
         await service.flush()
         store = SqlSessionStore(build_engine(url, PATIENT), owns_engine=True, config=PATIENT)
         stack.push_async_callback(store.close)
-        cache = RedisSessionCache(cache_url, namespace=await store.namespace())
+        cache = RedisSessionCache(cache_url, namespace=await store.namespace(), timeout=PATIENT.cache_budget)
         stack.push_async_callback(cache.close)
         client = await stack.enter_async_context(redis.Redis.from_url(cache_url))
         made = Planted(url, cache_url, key, service, store, cache, client)

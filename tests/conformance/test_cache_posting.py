@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from tests.conformance.virtual_time import PATIENCE
 from tests.processes import OwnServer, start_valkey
 from tests.relay import Relay
 from tiered_sessions.cache import keys, queue
@@ -47,7 +48,7 @@ async def relay(server: OwnServer) -> AsyncIterator[Relay]:
 
 @pytest.fixture
 async def cache(relay: Relay) -> AsyncIterator[RedisSessionCache]:
-    own = RedisSessionCache(relay.url)
+    own = RedisSessionCache(relay.url, timeout=PATIENCE)
     assert isinstance(own, Posting)
     lease = await own.lease(KEY, "lease")
     assert isinstance(lease, Granted)

@@ -11,6 +11,7 @@ import pytest
 import redis.asyncio
 from redis.asyncio import Redis
 
+from tests.conformance.virtual_time import PATIENCE
 from tests.processes import OwnServer, free_port, start_valkey
 from tests.relay import Relay
 from tiered_sessions.cache import keys
@@ -46,7 +47,7 @@ def server() -> Iterator[OwnServer]:
 
 @pytest.fixture
 async def cache(redis_url: str, redis_namespace: str) -> AsyncIterator[RedisSessionCache]:
-    own = RedisSessionCache(redis_url, namespace=redis_namespace)
+    own = RedisSessionCache(redis_url, namespace=redis_namespace, timeout=PATIENCE)
     yield own
     await own.close()
 
@@ -76,7 +77,7 @@ async def all_commands(cache: RedisSessionCache) -> list[object]:
 
 async def test_a_hot_lookup_is_one_round_trip(redis_url: str, redis_namespace: str) -> None:
     async with Relay(redis_url) as relay:
-        cache = RedisSessionCache(relay.url, namespace=redis_namespace)
+        cache = RedisSessionCache(relay.url, namespace=redis_namespace, timeout=PATIENCE)
         await fill(cache)
         with relay.recording() as flights:
             session, *_ = await cache.lookup(SESSION.scopes)
