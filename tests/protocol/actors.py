@@ -32,10 +32,11 @@ class Violation(AssertionError):
 class Faults:
     """What may go wrong in a run, as often as its seed likes.
 
-    `cut_off`: a writer's masks may get no reply. `failover`: an older copy of the cache takes over,
-    once, while nobody writes; `unstamped`: and it looks like the same server. `unknown`: a commit ends
-    without a word. `lost_commits`: SQL fails over, once, to a server that is behind. `impatience`: how
-    often a wait for the cache is given up. `pauses`: how often five seconds go by while nobody writes.
+    `cut_off`: a writer's masks may get no reply, and what is sent behind them may be lost. `failover`: an
+    older copy of the cache takes over, once, while nobody writes; `unstamped`: and it looks like the
+    same server. `unknown`: a commit ends without a word. `lost_commits`: SQL fails over, once, to a
+    server that is behind. `impatience`: how often a wait for the cache is given up. `pauses`: how often
+    five seconds go by while nobody writes.
     `slow`: commands that often arrive last if nobody waits for them; if somebody does, their reply does.
     """
 

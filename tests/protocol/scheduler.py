@@ -1,7 +1,7 @@
 """Picks what happens next among calls, commands, replies and faults, seeded by one number.
 
 Every command is split into sent, executed and delivered. Floors and flights are the product's; of
-tier.py there is only what `_answer`, `_board` and commands.py show. A commit takes a millisecond of
+performer.py there is only what `_answer`, `_board` and commands.py show. A commit takes a millisecond of
 the cache's clock, at least.
 """
 
@@ -271,7 +271,8 @@ class Scheduler:
 
     def _answer(self, actor: Actor, step: Any) -> Any:
         if isinstance(step, steps.Later):
-            self._later(actor, step.command)
+            if not (actor.writing and self.faults.cut_off and self._chance(0.8)):
+                self._later(actor, step.command)
             return None
         if not isinstance(step, steps.Send | steps.Ask):
             if isinstance(step, steps.Token):

@@ -1,7 +1,7 @@
 """The protocol between SQL and cache: the order of steps, and every decision, without I/O.
 
 `read`, `append`, `create` and `delete` are generators (`chores.py` has two more, `sweep` and `drain`).
-Each yields a step and receives its reply; `tier.py` performs the steps, and an explorer can interleave
+Each yields a step and receives its reply; `performer.py` performs the steps, and an explorer can interleave
 the same generators at every yield. There is no clock, no randomness and no `await` here.
 
 Why it is right, in four sentences. A write masks what it will change *before* it commits, so no
@@ -345,10 +345,15 @@ def read(key: SessionKey, query: Query, rules: Rules) -> Steps[Answer]:
 
 
 class Marked(NamedTuple):
-    """The masks of one write: when the server took each, for the scopes it acknowledged."""
+    """The masks of one write: when the server took each, for the scopes it acknowledged.
+
+    Of the late ones nobody knows. They hide what they arrive at until they expire, so they are taken
+    away like the others as soon as the outcome is known; if that overtakes them, they do expire (R6).
+    """
 
     token: str
     acknowledged: dict[ScopeKey, int]
+    late: tuple[ScopeKey, ...] = ()
 
 
 def _mask(
@@ -382,11 +387,11 @@ def _mask(
             scope = asked.pop(got.handle)
             if not isinstance(got.value, Unavailable):
                 acknowledged[scope] = got.value
+        marked = Marked(token, acknowledged, tuple(asked.values()))
         # A mask that was sent long ago could end before the statement does (R7).
         if (yield Young(handles)):
-            return Marked(token, acknowledged)
-        for scope in acknowledged:
-            yield Later(Release(scope, token))
+            return marked
+        yield from _release(marked)
     return Marked(token, {})
 
 
@@ -409,13 +414,21 @@ def _commit(
 
 def _release(marked: Marked, but: ScopeKey | None = None) -> Steps[None]:
     """Takes the masks away: this write changed nothing there."""
-    for scope in marked.acknowledged:
+    for scope in (*marked.acknowledged, *marked.late):
         if scope != but:
             yield Later(Release(scope, marked.token))
 
 
-def _publish(commands: list[Apply | Drop], rules: Rules) -> Steps[None]:
+def _refute(entry: Drop, rules: Rules) -> Steps[None]:
+    """Drops what the caller believed before it hears of it, lest its reload be the same again (R23)."""
+    if rules.cached and isinstance((yield Ask(entry)), Unavailable):
+        yield Later(entry)
+
+
+def _publish(commands: list[Apply | Drop], marked: Marked, rules: Rules) -> Steps[None]:
     """Step 3: shows the cache what was committed. Losing any of it costs a miss."""
+    for scope in marked.late:
+        yield Later(Drop(scope, marked.token, None))
     for command in commands:
         if rules.wait_apply:
             yield Ask(command)
@@ -451,18 +464,15 @@ def append(operation: Append, rules: Rules) -> Steps[AppendOutcome | None]:
         if session in marked.acknowledged:
             commands.append(_applied(operation, outcome, marked, rules))
         yield from _extend(operation, outcome)
-        yield from _publish(commands, rules)
+        yield from _publish(commands, marked, rules)
     elif isinstance(outcome, Stale):
         yield Observed(session, outcome.current, began)
         yield from _release(marked, but=session)
-        # Before the caller hears of it, so that its reload is not this entry again (R23).
-        if rules.cached:
-            yield Ask(Drop(session, marked.token, outcome.current))
+        yield from _refute(Drop(session, marked.token, outcome.current), rules)
     elif isinstance(outcome, Missing):
         yield Observed(session, None, began)
         yield from _release(marked, but=session)
-        if rules.cached:
-            yield Ask(Drop(session, marked.token, None))
+        yield from _refute(Drop(session, marked.token, None), rules)
     elif isinstance(outcome, Already):
         # The caller is told that it is stored: its next read must show it. The attempt that stored
         # it may have lost its masks, so an older entry goes, and of shared scopes SQL is asked.
@@ -470,7 +480,7 @@ def append(operation: Append, rules: Rules) -> Steps[AppendOutcome | None]:
         for scope in scopes[1:]:
             yield Wrote(scope, None)
         yield from _release(marked, but=session)
-        if session in marked.acknowledged:
+        if session in marked.acknowledged or session in marked.late:
             yield Later(Drop(session, marked.token, outcome.tag))
     elif not isinstance(outcome, Unknown | Failed):
         yield from _release(marked)
@@ -531,7 +541,7 @@ def _create(operation: Create, rules: Rules) -> Steps[CreateOutcome | None]:
             yield Wrote(scope, content.tag if content else None)
             if scope in marked.acknowledged:
                 commands.append(_shared(marked, scope, content, rules))
-        yield from _publish(commands, rules)
+        yield from _publish(commands, marked, rules)
     elif isinstance(outcome, Exists | Expired):
         yield from _release(marked)
     return outcome
@@ -546,6 +556,6 @@ def delete(operation: Delete, rules: Rules) -> Steps[DeleteOutcome | None]:
     outcome: DeleteOutcome = yield from _commit(operation, (session,), marked, rules)
     if isinstance(outcome, bool):
         yield Wrote(session, None)
-        if session in marked.acknowledged:
-            yield from _publish([Drop(session, marked.token, None)], rules)
+        drops: list[Apply | Drop] = [Drop(scope, marked.token, None) for scope in marked.acknowledged]
+        yield from _publish(drops, marked, rules)
     return outcome

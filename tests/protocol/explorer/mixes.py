@@ -175,7 +175,8 @@ _TRANSIENT = (
         cut=(0,),
         cold=True,
     ),
-    Scenario("masks lost", (*_ALONE, (2, drain())), Promise.TRANSIENT, faults=Faults(cutoffs=1)),
+    Scenario("masks late", (*_ALONE, (2, drain())), Promise.TRANSIENT, faults=Faults(cutoffs=1)),
+    Scenario("masks lost", (*_ALONE, (2, drain())), Promise.TRANSIENT, faults=Faults(cutoffs=1, strays=1)),
     Scenario(
         "cut off with user state",
         ((0, turn("a", user=True)), (1, read()), (2, drain())),

@@ -42,7 +42,8 @@ class Faults(NamedTuple):
 
     `crashes`: a process dies. `timers`: a reader's wait for the cache ends without a reply, the
     command reaches the server later or never. `alone`: a caller does not wait for the flight it
-    joined. `cutoffs`: the same timer for a writer's masks. `copies`: a command arrives twice.
+    joined. `cutoffs`: the same timer for a writer's masks. `strays`: a command of the cache that nobody waits
+    for never arrives. `copies`: a command arrives twice.
     `evictions`: a key goes. `failovers`: an older copy of the cache takes over; `saves`: how often
     a newer copy is made. `unknowns`: a statement's outcome is not told, or it fails. `cancels`: a
     caller leaves before its statement is sent. `polls`: a wait for somebody's fill is repeated.
@@ -54,6 +55,7 @@ class Faults(NamedTuple):
     timers: int = 0
     alone: int = 0
     cutoffs: int = 0
+    strays: int = 0
     copies: int = 0
     evictions: int = 0
     failovers: int = 0

@@ -5,6 +5,7 @@ Each bites in one of the small mixes, under which the product itself keeps its p
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -32,7 +33,10 @@ UNAWAITED = """\
 """
 COMMIT = "    outcome = yield Ask(Write(operation, tuple(unmasked)))\n"
 DELETION = "    outcome: DeleteOutcome = yield from _commit(operation, (session,), marked, rules)\n"
-DROPPED = "yield from _publish([Drop(session, marked.token, None)], rules)\n"
+DROPPED = """\
+        drops: list[Apply | Drop] = [Drop(scope, marked.token, None) for scope in marked.acknowledged]
+        yield from _publish(drops, marked, rules)
+"""
 TOUCH = "                yield Later(Touch(scope, entry.content.tag, entry.now, entry.stamp))\n"
 LATE_TOUCH = """\
                 again = yield Ask(LookUp(key.scopes, 0))
@@ -44,7 +48,7 @@ FORGET = """\
 """
 ROWS = "    rows: Sequence[OutboxRow] = yield Ask(ReadOutbox())\n"
 OUTCOME = "            yield Wrote(scope, None)\n    elif isinstance(outcome, Failed)"
-APPLIED = "        yield from _publish(commands, rules)\n    elif isinstance(outcome, Stale)"
+APPLIED = "        yield from _publish(commands, marked, rules)\n    elif isinstance(outcome, Stale)"
 
 Change = tuple[str, str]
 
@@ -76,13 +80,13 @@ _SWAPS: dict[str, tuple[str, tuple[Change, ...]]] = {
     "the drop before the deletion": (
         "deleted and created again",
         (
-            ("        if session in marked.acknowledged:\n            " + DROPPED, ""),
-            (DELETION, "    " + DROPPED + DELETION),
+            (DROPPED, ""),
+            (DELETION, textwrap.indent(textwrap.dedent(DROPPED), "    ") + DELETION),
         ),
     ),
     "no apply, the mask is released": (
         "a writer, two reads",
-        ((APPLIED, APPLIED.replace("_publish(commands, rules)", "_release(marked)")),),
+        ((APPLIED, APPLIED.replace("_publish(commands, marked, rules)", "_release(marked)")),),
     ),
     "the statement under aged masks": ("masks age", (("if (yield Young(handles)):", "if True:"),)),
     "masks released when the outcome is unknown": (

@@ -105,6 +105,10 @@ class World:
                 yield "crash", process, True
                 if any(actor.sent for _, actor in actors if actor.process == process):
                     yield "crash", process, False
+        if faults.strays:
+            for number in dict.fromkeys(state.bag):
+                if isinstance(self.models.commands.values[number], steps.ScopedCommand):
+                    yield "stray", number
         if faults.evictions:
             for scope, slot in self.models.cache.slots(state.cache).items():
                 if not self.models.quiet(scope) and not (scenario.calm and slot.masks):
@@ -219,6 +223,10 @@ class World:
     def _late(self, draft: Draft, number: int) -> None:
         draft.late(number)
 
+    def _stray(self, draft: Draft, number: int) -> None:
+        draft.faults = draft.faults.less("strays")
+        draft.bag.remove(number)
+
     def _timer(self, draft: Draft, kind: str, at: int, arrives: bool) -> None:
         draft.faults = draft.faults.less("cutoffs" if draft.actor(kind, at).writing == 1 else "timers")
         draft.give_up(kind, at, arrives)
@@ -310,7 +318,7 @@ class World:
     def text(self, state: State, step: Step) -> str:
         """Says what a step is."""
         kind, *what = step
-        if kind in ("late", "again"):
+        if kind in ("late", "again", "stray"):
             return f"{kind}: {self.models.commands.values[what[0]]}"
         if kind in ("jump", "failover", "save", "crash", "evict", "heal", "lose", "expire"):
             return " ".join((kind, *map(str, what)))
