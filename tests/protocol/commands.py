@@ -1,4 +1,4 @@
-"""Performs one command, or answers one question, of the protocol: what tier.py does, without waiting."""
+"""Performs one command, or answers one question, of the protocol: what performer.py does, without waiting."""
 
 from __future__ import annotations
 

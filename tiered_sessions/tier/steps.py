@@ -1,7 +1,7 @@
 """The vocabulary of the protocol: what its generators yield, and what they are told.
 
 A generator yields `Ask`, `Send`, `Wait`, `Later`, `Flight` or a question to the process itself, and
-receives the reply named in the docstring ("->"). Whoever performs the steps (tier.py, or an explorer)
+receives the reply named in the docstring ("->"). Whoever performs the steps (performer.py, or an explorer)
 owns deadlines, tokens and cancellation; it never throws into a generator.
 """
 

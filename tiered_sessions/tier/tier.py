@@ -1,9 +1,7 @@
-"""SessionTier: performs what the protocol yields. The only place that awaits both tiers.
+"""SessionTier: sessions in two tiers, and the life of what they need.
 
-It decides nothing about consistency; it owns deadlines (I7), tokens, background commands and
-cancellation. A write runs in its caller's task. When that is cancelled, the rest of the write becomes a
-task of its own: before the statement was sent it stops and takes its masks away, after that it
-completes (R29).
+A write runs in its caller's task. When that is cancelled, the rest of the write becomes a task of its
+own: before the statement was sent it stops and takes its masks away, after that it completes (R29).
 """
 
 from __future__ import annotations
@@ -12,11 +10,11 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 from .. import metrics as counters
-from ..cache.base import SessionCache, Unavailable
+from ..cache.base import SessionCache
 from ..config import TieredConfig
 from ..errors import (
     CommitOutcomeUnknownError,
@@ -54,21 +52,16 @@ from ..uncut import uncut
 from . import chores, protocol, steps
 from .breaker import Breaker
 from .calls import CacheCalls, Call
-from .flights import Flight, Flights
 from .floors import Floors
 from .knowledge import Knowledge
 from .namespace import Namespace
-from .patience import HELD_UP, Patience
+from .performer import CLOSED, Performer
 from .sampler import Sampler
 from .statements import Statements
-from .steps import Answer, Ended, Reply, Rules, Steps, Swept, Timer, Wait
+from .steps import Rules, Steps, Swept
 from .upkeep import SWEEP_BATCH, Upkeep
 
-T = TypeVar("T")
 logger = logging.getLogger("tiered_sessions")
-
-_POLL = 0.005
-_CLOSED = "The service was closed while this call was under way, or before it"
 
 _SOURCES = {
     "process": counters.READ_PROCESS,
@@ -127,9 +120,16 @@ class SessionTier:
         if kept is None:
             kept = SharedEvents(_undecoded, config.decoded_bytes, shared=False)
         self._knowledge = Knowledge(self._floors, kept, self._breaker, clock, config.mask_age)
-        self._flights: Flights[tuple[SessionKey, Query], Answer] = Flights()
         self._statements = Statements(store, self._metrics, config.store_reads)
-        self._patience = Patience()
+        self._performer = Performer(
+            self._statements,
+            self._calls,
+            self._knowledge,
+            self._rules,
+            self._breaker,
+            config.cache_budget,
+            clock,
+        )
         self._preparing: asyncio.Task[None] | None = None
         self._prepared = False
         self._closed = False
@@ -158,7 +158,7 @@ class SessionTier:
     async def prepare(self) -> None:
         """Makes the tables ready and learns the cache namespace. Safe to repeat."""
         if self._closed:
-            raise StoreUnavailableError(_CLOSED)
+            raise StoreUnavailableError(CLOSED)
         if self._prepared:
             return
         if self._preparing is None:
@@ -183,7 +183,7 @@ class SessionTier:
         if self._closed or not self._prepared:
             await self.prepare()
         call = Call(self._config.cache_budget)
-        answer = await self._perform(protocol.read(key, query, self._rules), call)
+        answer = await self._performer.perform(protocol.read(key, query, self._rules), call)
         self._metrics.count(_SOURCES[answer.source])
         self._sample(key)
         return answer.snapshot
@@ -282,7 +282,7 @@ class SessionTier:
 
     async def close(self) -> None:
         """Waits within `close_timeout` for writes under way and the cache; ends and closes the rest."""
-        self._closed = True
+        self._closed = self._performer.closed = True
         self._upkeep.stop()
         if self._sampler is not None:
             self._sampler.stop()
@@ -297,7 +297,7 @@ class SessionTier:
                 await self.flush()
         except TimeoutError:
             logger.warning("closed before the cache was told of every write; masks will expire")
-        tasks: list[asyncio.Future[Any]] = [*self._flights.tasks, *self._calls.tasks]
+        tasks: list[asyncio.Future[Any]] = [*self._performer.flights.tasks, *self._calls.tasks]
         if self._preparing is not None:
             tasks.append(self._preparing)
         if self._sampler is not None:
@@ -318,13 +318,13 @@ class SessionTier:
         call = Call(self._config.cache_budget if budget is None else budget, stoppable=True)
         self._writes += 1
         try:
-            outcome = await self._perform(generator, call)
+            outcome = await self._performer.perform(generator, call)
         except asyncio.CancelledError:
             if call.cut is not None:
                 # Before its statement was sent it stops; a started commit is completed, then the
                 # cancellation goes on. Statement time-outs bound the wait.
                 with contextlib.suppress(Exception, asyncio.CancelledError):
-                    await uncut(self._perform(generator, call))
+                    await uncut(self._performer.perform(generator, call))
             raise
         finally:
             self._writes -= 1
@@ -333,157 +333,10 @@ class SessionTier:
         assert outcome is not None, "only a cancelled call ends without an outcome"
         return outcome
 
-    async def _perform(self, generator: Steps[T], call: Call) -> T:
-        """Performs the steps of a generator, or what is left of them after the wait in which it was cut."""
-        cut, call.cut = call.cut, None
-        answers = self._knowledge.answers
-        try:
-            reply: Any = None
-            if cut is not None:
-                reply = await self._wait(cut, call)
-                reply = steps.Ask.told(reply) if call.asking else reply
-            while True:
-                try:
-                    step = generator.send(reply)
-                except StopIteration as done:
-                    return done.value  # type: ignore[no-any-return]
-                if isinstance(step, steps.Ask):
-                    of_store = type(step.command) in steps.STORE_COMMANDS
-                    reply = await (self._ask_store(step.command, call) if of_store else self._ask(step, call))
-                elif isinstance(step, Wait):
-                    call.asking = False
-                    reply = await self._wait(step, call)
-                elif isinstance(step, steps.Send):
-                    reply = self._send(step.command, call)
-                elif isinstance(step, steps.Later):
-                    self._calls.later(step.command)
-                    reply = None
-                elif isinstance(step, steps.Flight):
-                    reply = await self._board(step, call)
-                else:
-                    reply = answers[type(step)](step, call)
-        finally:
-            if call.cut is None:
-                generator.close()
-                if not call.idle:
-                    await call.end()
-
-    async def _ask_store(self, command: Any, call: Call) -> Any:
-        """Performs one command of the store, unless the call was cut before it."""
-        if call.stopped:
-            return Unavailable(Ended.CANCELLED.value)
-        work = self._begin(command, call)
-        try:
-            return await work
-        except asyncio.CancelledError:
-            call.interrupt(work)
-            raise
-
-    async def _ask(self, ask: steps.Ask, call: Call) -> Any:
-        """Performs one command of the cache, within the call's budget."""
-        command: Any = ask.command
-        if call.stoppable or call.budget <= 0:
-            # With a handle, as one that is cut is waited for again.
-            call.asking = True
-            wait = ask.wait(self._send(command, call))
-            return steps.Ask.told(await self._wait(wait, call))
-        reply = self._calls.refused(command)
-        if reply is not None:
-            return reply
-        begun = self._calls.begin(command)
-        self._calls.hurry()
-        limit = self._breaker.timeout
-        allowed = min(limit, call.budget)
-        began = self._clock()
-        try:
-            return await self._patience.within(begun, allowed)
-        except TimeoutError:
-            self._timed_out(call, began, limit, allowed)
-            return Unavailable(Ended.TIMER.value)
-        finally:
-            call.budget -= self._clock() - began
-
-    def _send(self, command: Any, call: Call) -> int:
-        # By its type a set finds it ten times as fast as `isinstance`.
-        if type(command) in steps.STORE_COMMANDS:
-            return call.start(self._begin(command, call))
-        refused = self._calls.refused(command)
-        if refused is not None:
-            return call.reply(refused)
-        return call.start(self._calls.begin(command), sent=self._clock())
-
-    def _begin(self, command: Any, call: Call) -> Coroutine[Any, Any, Any] | asyncio.Future[Any]:
-        """Begins a command of the store."""
-        if isinstance(command, steps.Checkout):
-            call.committed = False
-            return self._statements.checkout(command, call)
-        if isinstance(command, steps.Write):
-            call.committed = True
-            return self._statements.commit(command, call)
-        if call.flight is not None and isinstance(command, steps.Load):
-            call.flight.leave_cache()
-        return self._statements.read(command)
-
-    async def _wait(self, wait: Wait, call: Call) -> Reply | Ended:
-        timer = wait.timer
-        if timer is None:
-            return await call.wait(wait, None, self._patience)
-        self._calls.hurry()
-        limit = _POLL if timer is Timer.POLL else self._breaker.timeout
-        began = self._clock()
-        allowed = min(limit, call.budget)
-        ended = await call.wait(wait, allowed, self._patience)
-        if ended is Ended.TIMER and timer is Timer.CACHE:
-            self._timed_out(call, began, limit, allowed)
-        call.budget -= self._clock() - began
-        if ended is Ended.TIMER and timer is Timer.POLL:
-            # Something is left over, so that whoever shares the flight still gets its load.
-            return Ended.TIMER if call.budget >= 2 * _POLL else Ended.SPENT
-        return ended
-
-    def _timed_out(self, call: Call, began: float, limit: float, allowed: float) -> None:
-        """Tells the breaker of a wait that has ended without a reply.
-
-        A wait cut short by the rest of the budget says nothing about the cache, nor does one that
-        ended late: then this process was held up, and the reply may lie there unread.
-        """
-        took = self._clock() - began
-        whole = took < call.budget or limit >= self._config.cache_budget
-        if whole and took <= allowed + HELD_UP:
-            self._calls.failed(began)
-
-    async def _board(self, step: steps.Flight, call: Call) -> Answer:
-        key, query, leases = step
-
-        async def fly(flight: Flight[Answer]) -> Answer:
-            inner = Call(max(call.budget, 0.0), flight=flight)
-            return await self._perform(protocol.fetch(key, query, leases, self._rules), inner)
-
-        flight = self._flights.board((key, query), fly, cached=bool(leases))
-        # Each caller has a budget of its own for the time a flight, or the one it starts after,
-        # spends on the cache; whoever has spent it reads SQL by itself (I7).
-        for stage in (flight.ahead, flight):
-            if stage is None:
-                continue
-            began = self._clock()
-            left = stage.left_cache.done() or await stage.wait_for_cache(call.budget)
-            call.budget -= self._clock() - began
-            if not left:
-                alone = protocol.fetch(key, query, (), self._rules)
-                return await self._perform(alone, Call(0.0))
-            if stage is not flight:
-                await asyncio.wait((stage.task,))
-        try:
-            return await asyncio.shield(flight.task)
-        except asyncio.CancelledError:
-            if flight.task.cancelled() and self._closed:
-                raise StoreUnavailableError(_CLOSED) from None
-            raise
-
     # --- in the background -------------------------------------------------------------------
 
     async def _drain(self) -> int | None:
-        return await self._perform(chores.drain(), Call(float("inf")))
+        return await self._performer.perform(chores.drain(), Call(float("inf")))
 
     async def _sweep(self) -> Swept:
         # Each deletion may wait for the cache as long as any, together longer than one call may.
