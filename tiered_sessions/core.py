@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -32,6 +31,7 @@ from .errors import (
     StaleSessionError,
     TieredSessionsError,
 )
+from .key_locks import KeyLocks
 from .likes import EventLike, SessionLike, WindowLike
 from .metrics import Metrics
 from .rebase import missed
@@ -65,49 +65,6 @@ _OUTDATED: Final = Tag(1, -1, 0, -1)
 # How often an append is tried again, and how many events are looked at first to do so.
 _REBASES: Final = 20
 _CATCH_UP: Final = 50
-
-
-_Locks = dict[tuple[int, SessionKey], tuple[asyncio.Lock, int]]
-
-
-class _KeyLocks:
-    """One lock a session for as long as somebody holds it or waits for it."""
-
-    def __init__(self) -> None:
-        self._locks: _Locks = {}
-
-    def hold(self, key: SessionKey) -> _Hold:
-        """Returns what holds the lock of `key` while it is entered."""
-        return _Hold(self._locks, key)
-
-
-class _Hold:
-    # Not a generator in a context manager, which costs an append four objects more.
-    __slots__ = ("_locks", "_name")
-
-    def __init__(self, locks: _Locks, key: SessionKey) -> None:
-        self._locks = locks
-        # Loops run in threads of their own; a lock of asyncio belongs to one of them.
-        self._name = (id(asyncio.get_running_loop()), key)
-
-    async def __aenter__(self) -> None:
-        lock, users = self._locks.get(self._name, (None, 0))
-        lock = lock or asyncio.Lock()
-        self._locks[self._name] = (lock, users + 1)
-        try:
-            await lock.acquire()
-        except BaseException:
-            self._leave()
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        self._leave().release()
-
-    def _leave(self) -> asyncio.Lock:
-        lock, users = self._locks.pop(self._name)
-        if users > 1:
-            self._locks[self._name] = (lock, users - 1)
-        return lock
 
 
 class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
@@ -158,7 +115,7 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
         self._wiring = Wiring(
             db_url, db_engine, cache, config, metrics, create_tables, engine_options, self._events
         )
-        self._locks = _KeyLocks()
+        self._locks = KeyLocks()
         self._translating = _Translating(self)
         window = config.default_window
         self._windows = None if window is None else Windows(window)

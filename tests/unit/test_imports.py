@@ -38,6 +38,7 @@ ROWS = {
     "url_parts": 1,
     "urls": 1,
     "models": 1,
+    "key_locks": 1,
     "likes": 0,
     "records": 0,
     "config": 0,
