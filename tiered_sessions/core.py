@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import repeat
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 from uuid import uuid4
 
+from .binding import Binding, Translating
 from .config import TieredConfig
 from .conversions import (
     delta_of,
@@ -29,10 +29,9 @@ from .errors import (
     InvalidValueError,
     SessionNotFoundError,
     StaleSessionError,
-    TieredSessionsError,
 )
 from .key_locks import KeyLocks
-from .likes import EventLike, SessionLike, WindowLike
+from .likes import EventT, SessionT, WindowLike
 from .metrics import Metrics
 from .rebase import missed
 from .records import (
@@ -56,10 +55,6 @@ if TYPE_CHECKING:
 
     from .cache.base import SessionCache
 
-
-SessionT = TypeVar("SessionT", bound=SessionLike)
-EventT = TypeVar("EventT", bound=EventLike)
-
 # No row has this tag: the next append of a session that carries it is stale.
 _OUTDATED: Final = Tag(1, -1, 0, -1)
 # How often an append is tried again, and how many events are looked at first to do so.
@@ -67,7 +62,7 @@ _REBASES: Final = 20
 _CATCH_UP: Final = 50
 
 
-class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
+class BaseTieredSessionService(Binding[SessionT, EventT]):
     """Sessions in SQL with a cache in front, for the session and event types of a binding.
 
     Args:
@@ -116,37 +111,9 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
             db_url, db_engine, cache, config, metrics, create_tables, engine_options, self._events
         )
         self._locks = KeyLocks()
-        self._translating = _Translating(self)
+        self._translating = Translating(self)
         window = config.default_window
         self._windows = None if window is None else Windows(window)
-
-    # --- what a binding says ---------------------------------------------------------------------
-
-    @abstractmethod
-    def _session(
-        self, key: SessionKey, state: dict[str, Any], events: list[EventT], updated: float, tag: Tag
-    ) -> SessionT:
-        """Makes the caller's session object."""
-
-    @abstractmethod
-    def _tag(self, session: SessionT) -> Tag | None:
-        """Returns the tag the object carries, None if it was made by hand."""
-
-    @abstractmethod
-    def _set_tag(self, session: SessionT, tag: Tag) -> None:
-        """Makes the object carry `tag`."""
-
-    @abstractmethod
-    def _encode(self, event: EventT) -> dict[str, Any]:
-        """Returns the JSON object that is stored of an event."""
-
-    @abstractmethod
-    def _decode(self, stored: dict[str, Any], *, shared: bool) -> EventT:
-        """Makes the caller's event object, or one for many callers (`Decoder`)."""
-
-    def _translated(self, error: TieredSessionsError) -> Exception:
-        """Returns what the binding's callers catch instead of `error`."""
-        return error
 
     # --- sessions --------------------------------------------------------------------------------
 
@@ -459,19 +426,3 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
         events = self._events.of(snapshot.key, content.events) if content.events else []
         updated = content.tag.update_time / 1_000_000
         return self._session(snapshot.key, whole_state(snapshot), events, updated, content.tag)
-
-
-class _Translating:
-    """Raises the binding's errors instead of this package's."""
-
-    def __init__(self, service: BaseTieredSessionService[Any, Any]) -> None:
-        self._service = service
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, TieredSessionsError):
-            translated = self._service._translated(error)
-            if translated is not error:
-                raise translated from error

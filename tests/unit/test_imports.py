@@ -30,6 +30,7 @@ ROWS = {
     "building": 1,
     "slim": 0,
     "shared_events": 1,
+    "binding": 1,
     "rebase": 1,
     "state": 1,
     "codec": 1,
