@@ -45,8 +45,8 @@ ROWS = {
     "config": 0,
     "errors": 0,
 }
-# Split for length only: one room.
-ROOMS = {"adk_registry": "adk", "wiring": "core"}
+# One room in several modules.
+ROOMS = {"adk_registry": "adk", "wiring": "core", "session_writer": "core"}
 HOMES = {
     "sqlalchemy": {"store"},
     "alembic": {"store"},
