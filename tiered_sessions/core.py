@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import repeat
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self
 from uuid import uuid4
 
+from .binding import Binding, Translating
 from .config import TieredConfig
 from .conversions import (
     delta_of,
     document,
-    microseconds,
     milliseconds,
     now,
     object_of,
@@ -25,29 +23,13 @@ from .conversions import (
     whole_state,
     whole_states,
 )
-from .errors import (
-    ConfigurationError,
-    InvalidValueError,
-    SessionNotFoundError,
-    StaleSessionError,
-    TieredSessionsError,
-)
-from .likes import EventLike, SessionLike, WindowLike
+from .errors import ConfigurationError, InvalidValueError
+from .likes import EventT, SessionT, WindowLike
 from .metrics import Metrics
-from .rebase import missed
-from .records import (
-    Already,
-    Append,
-    Committed,
-    Create,
-    NewEvent,
-    Query,
-    SessionKey,
-    Snapshot,
-    Tag,
-)
+from .records import Create, Query, SessionKey, Snapshot
+from .session_writer import SessionWriter
 from .shared_events import SharedEvents
-from .state import TEMP, Scopes, json_safe, merge, split, temporary
+from .state import TEMP, json_safe, split, temporary
 from .windows import Windows
 from .wiring import Wiring
 
@@ -57,60 +39,7 @@ if TYPE_CHECKING:
     from .cache.base import SessionCache
 
 
-SessionT = TypeVar("SessionT", bound=SessionLike)
-EventT = TypeVar("EventT", bound=EventLike)
-
-# No row has this tag: the next append of a session that carries it is stale.
-_OUTDATED: Final = Tag(1, -1, 0, -1)
-# How often an append is tried again, and how many events are looked at first to do so.
-_REBASES: Final = 20
-_CATCH_UP: Final = 50
-
-
-_Locks = dict[tuple[int, SessionKey], tuple[asyncio.Lock, int]]
-
-
-class _KeyLocks:
-    """One lock a session for as long as somebody holds it or waits for it."""
-
-    def __init__(self) -> None:
-        self._locks: _Locks = {}
-
-    def hold(self, key: SessionKey) -> _Hold:
-        """Returns what holds the lock of `key` while it is entered."""
-        return _Hold(self._locks, key)
-
-
-class _Hold:
-    # Not a generator in a context manager, which costs an append four objects more.
-    __slots__ = ("_locks", "_name")
-
-    def __init__(self, locks: _Locks, key: SessionKey) -> None:
-        self._locks = locks
-        # Loops run in threads of their own; a lock of asyncio belongs to one of them.
-        self._name = (id(asyncio.get_running_loop()), key)
-
-    async def __aenter__(self) -> None:
-        lock, users = self._locks.get(self._name, (None, 0))
-        lock = lock or asyncio.Lock()
-        self._locks[self._name] = (lock, users + 1)
-        try:
-            await lock.acquire()
-        except BaseException:
-            self._leave()
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        self._leave().release()
-
-    def _leave(self) -> asyncio.Lock:
-        lock, users = self._locks.pop(self._name)
-        if users > 1:
-            self._locks[self._name] = (lock, users - 1)
-        return lock
-
-
-class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
+class BaseTieredSessionService(Binding[SessionT, EventT]):
     """Sessions in SQL with a cache in front, for the session and event types of a binding.
 
     Args:
@@ -144,7 +73,6 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
     ) -> None:
         if on_conflict not in ("raise", "rebase"):
             raise ConfigurationError(f'on_conflict must be "raise" or "rebase", not {on_conflict!r}')
-        self._rebases = on_conflict == "rebase"
         config = config or TieredConfig()
         sharing = config.shared_events != "off" and config.decoded_bytes > 0
         self._events = SharedEvents(
@@ -158,38 +86,10 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
         self._wiring = Wiring(
             db_url, db_engine, cache, config, metrics, create_tables, engine_options, self._events
         )
-        self._locks = _KeyLocks()
-        self._translating = _Translating(self)
+        self._writer = SessionWriter(self, self._wiring, self._events, rebases=on_conflict == "rebase")
+        self._translating = Translating(self)
         window = config.default_window
         self._windows = None if window is None else Windows(window)
-
-    # --- what a binding says ---------------------------------------------------------------------
-
-    @abstractmethod
-    def _session(
-        self, key: SessionKey, state: dict[str, Any], events: list[EventT], updated: float, tag: Tag
-    ) -> SessionT:
-        """Makes the caller's session object."""
-
-    @abstractmethod
-    def _tag(self, session: SessionT) -> Tag | None:
-        """Returns the tag the object carries, None if it was made by hand."""
-
-    @abstractmethod
-    def _set_tag(self, session: SessionT, tag: Tag) -> None:
-        """Makes the object carry `tag`."""
-
-    @abstractmethod
-    def _encode(self, event: EventT) -> dict[str, Any]:
-        """Returns the JSON object that is stored of an event."""
-
-    @abstractmethod
-    def _decode(self, stored: dict[str, Any], *, shared: bool) -> EventT:
-        """Makes the caller's event object, or one for many callers (`Decoder`)."""
-
-    def _translated(self, error: TieredSessionsError) -> Exception:
-        """Returns what the binding's callers catch instead of `error`."""
-        return error
 
     # --- sessions --------------------------------------------------------------------------------
 
@@ -327,7 +227,7 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
             with self._translating:
                 if self._windows is not None and any(rewinds(event) for event in whole):
                     await self._refuse_part(session)
-                await self._append(session, whole)
+                await self._writer.append(session, whole)
         return list(events)
 
     async def _refuse_part(self, session: SessionT) -> None:
@@ -348,126 +248,15 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
             session.state.update(kept)
             event.actions.state_delta = {k: v for k, v in delta.items() if not k.startswith(TEMP)}
 
-    async def _append(self, session: SessionT, events: list[EventT]) -> None:
-        delta: dict[str, Any] = {}
-        records = []
-        for event in events:
-            stored = self._encode(event)
-            if event.actions.state_delta:
-                delta |= json_safe(event.actions.state_delta)
-            records.append(
-                NewEvent(event.id, event.invocation_id, microseconds(event.timestamp), document(stored))
-            )
-        key = SessionKey(session.app_name, session.user_id, session.id)
-        async with self._locks.hold(key):
-            written = await self._write(
-                session, key, split(delta), records[-1].timestamp, tuple(records)
-            )
-            # Repeating an append that is in the object already must not show it twice.
-            again = isinstance(written, Already)
-            known = {event.id for event in session.events} if again else set()
-            for event in events:
-                if event.id not in known:
-                    session.state.update(event.actions.state_delta)
-                    session.events.append(event)
-
     async def merge_state(self, session: SessionT, delta: Mapping[str, Any]) -> None:
         """Changes keys of the state, all scopes, without an event. Errors as `append_event`."""
         with self._translating:
-            safe = json_safe(delta)
-            key = SessionKey(session.app_name, session.user_id, session.id)
-            async with self._locks.hold(key):
-                await self._write(session, key, split(safe), now())
-                session.state.update(safe)
+            await self._writer.merge_state(session, delta)
 
     async def replace_state(self, session: SessionT, state: Mapping[str, Any]) -> None:
         """Makes `state` the session's whole own state; shared scopes are merged into. Without an event."""
         with self._translating:
-            safe = json_safe(state)
-            scopes = split(safe)
-            key = SessionKey(session.app_name, session.user_id, session.id)
-            async with self._locks.hold(key):
-                await self._write(session, key, scopes, now(), replace_state=True)
-                shared = split(session.state)
-                session.state = merge(
-                    scopes.session, shared.user | scopes.user, shared.app | scopes.app
-                ) | temporary(safe)
-
-    async def _write(
-        self,
-        session: SessionT,
-        key: SessionKey,
-        delta: Scopes,
-        update_time: int,
-        events: tuple[NewEvent, ...] = (),
-        *,
-        replace_state: bool = False,
-    ) -> Committed | Already:
-        """Stores, and makes the object's tag and time those of the row."""
-        tag = self._tag(session)
-        append = Append(
-            key,
-            await self._guessed(session, key) if tag is None else tag,
-            update_time,
-            events,
-            document(delta.session) if delta.session or replace_state else None,
-            delta_of(delta.user),
-            delta_of(delta.app),
-            replace_state,
-        )
-        written = await self._stored(session, append)
-        # Who holds the row's tag, or the last event, has missed nothing; who repeats an older event has.
-        current = isinstance(written, Committed) or written.latest or written.tag == append.expected
-        self._set_tag(session, written.tag if current else _OUTDATED)
-        session.last_update_time = written.tag.update_time / 1_000_000
-        return written
-
-    async def _stored(self, session: SessionT, append: Append) -> Committed | Already:
-        rounds = _REBASES if self._rebases and not append.replace_state else 0
-        for _ in range(rounds):
-            try:
-                return await self._wiring.tier().append(append)
-            except StaleSessionError:
-                append = replace(append, expected=await self._catch_up(session, append.key))
-        return await self._wiring.tier().append(append)
-
-    async def _catch_up(self, session: SessionT, key: SessionKey) -> Tag:
-        """Adds to the object what others stored since it was loaded; returns its tag then.
-
-        Events go to its end. Stored values win over the object's; keys only the object has stay.
-        """
-        read = _CATCH_UP
-        held = {event.id for event in session.events}
-        last = session.events[-1].id if session.events else None
-        while True:
-            found = await self._wiring.tier().get(key, Query(read))
-            if found is None:
-                raise SessionNotFoundError(f"Session {key.session_id} not found.")
-            whole = len(found.session.events) < read
-            events = missed(self._tag(session), last, held, found.session, whole=whole)
-            if events is not None:
-                break
-            read *= 4
-        current = self._assembled(replace(found, session=replace(found.session, events=tuple(events))))
-        # In place: agents under way hold these very containers.
-        session.events.extend(current.events)
-        session.state.update(current.state)
-        session.last_update_time = current.last_update_time
-        self._set_tag(session, found.session.tag)
-        return found.session.tag
-
-    async def _guessed(self, session: SessionT, key: SessionKey) -> Tag:
-        """Returns the tag to expect for an object made by hand, by stock ADK's rule.
-
-        An answer from the cache may be old: then its tag is, and the append is stale.
-        """
-        found = await self._wiring.tier().get(key, Query(limit=1))
-        if found is None:
-            raise SessionNotFoundError(f"Session {key.session_id} not found.")
-        newest = [event.id for event in found.session.events]
-        held = [event.id for event in session.events[-1:]]
-        later = found.session.tag.update_time > microseconds(session.last_update_time)
-        return _OUTDATED if later and newest != held else found.session.tag
+            await self._writer.replace_state(session, state)
 
     # --- life cycle ------------------------------------------------------------------------------
 
@@ -502,19 +291,3 @@ class BaseTieredSessionService(ABC, Generic[SessionT, EventT]):
         events = self._events.of(snapshot.key, content.events) if content.events else []
         updated = content.tag.update_time / 1_000_000
         return self._session(snapshot.key, whole_state(snapshot), events, updated, content.tag)
-
-
-class _Translating:
-    """Raises the binding's errors instead of this package's."""
-
-    def __init__(self, service: BaseTieredSessionService[Any, Any]) -> None:
-        self._service = service
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, TieredSessionsError):
-            translated = self._service._translated(error)
-            if translated is not error:
-                raise translated from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 
 class ActionsLike(Protocol):
@@ -41,3 +41,7 @@ class WindowLike(Protocol):
 
     num_recent_events: int | None
     after_timestamp: float | None
+
+
+SessionT = TypeVar("SessionT", bound=SessionLike)
+EventT = TypeVar("EventT", bound=EventLike)

@@ -16,10 +16,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from sys import getsizeof
 from threading import Lock
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, cast
 
 from .errors import SharedEventChangedError
-from .likes import EventLike
+from .likes import EventT
 from .records import Content, EventRecord, SessionKey
 from .untracked import untrack
 
@@ -30,9 +30,6 @@ _RECORD: Final = 150
 _SESSION: Final = 500
 _BITS: Final = 60
 _HASH: Final = (1 << _BITS) - 1
-
-
-EventT = TypeVar("EventT", bound=EventLike)
 
 
 class KeptRecord(Generic[EventT]):

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from tiered_sessions import core
+from tiered_sessions import core, session_writer
 from tiered_sessions.records import Append
 from tiered_sessions.state import TEMP, Scopes
 from tiered_sessions.tier.tier import SessionTier
@@ -39,7 +39,7 @@ def scope_split() -> None:
     def unsplit(state: Mapping[str, Any]) -> Scopes:
         return Scopes({key: value for key, value in state.items() if not key.startswith(TEMP)}, {}, {})
 
-    core.split = unsplit  # type: ignore[assignment]
+    core.split = session_writer.split = unsplit  # type: ignore[assignment]
 
 
 MUTATIONS = {"tag check": tag_check, "trimming of temp:": temp_trimming, "scope split": scope_split}

@@ -30,6 +30,7 @@ ROWS = {
     "building": 1,
     "slim": 0,
     "shared_events": 1,
+    "binding": 1,
     "rebase": 1,
     "state": 1,
     "codec": 1,
@@ -38,13 +39,14 @@ ROWS = {
     "url_parts": 1,
     "urls": 1,
     "models": 1,
+    "key_locks": 1,
     "likes": 0,
     "records": 0,
     "config": 0,
     "errors": 0,
 }
-# Split for length only: one room.
-ROOMS = {"adk_registry": "adk", "wiring": "core"}
+# One room in several modules.
+ROOMS = {"adk_registry": "adk", "wiring": "core", "session_writer": "core"}
 HOMES = {
     "sqlalchemy": {"store"},
     "alembic": {"store"},

@@ -280,7 +280,7 @@ async def test_locks_are_forgotten(tmp_path: Path) -> None:
     async with TieredSessionService(f"sqlite:///{tmp_path / 's.db'}") as service:
         session = await service.create_session("app", "user")
         await asyncio.gather(*(service.append_event(session, Event(author=str(n))) for n in range(5)))
-        assert service._locks._locks == {}
+        assert service._writer._locks._locks == {}
 
 
 async def test_waiting_append_may_be_cancelled(tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ async def test_waiting_append_may_be_cancelled(tmp_path: Path) -> None:
         done = await asyncio.gather(*tasks, return_exceptions=True)
         assert isinstance(done[2], asyncio.CancelledError)
         assert [event.author for event in session.events] == ["0", "1", "3"]
-        assert service._locks._locks == {}
+        assert service._writer._locks._locks == {}
         found = await service.get_session("app", "user", session.id)
         assert found == session
 
