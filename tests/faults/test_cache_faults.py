@@ -23,7 +23,7 @@ from tests.faults.worker import Counters
 from tests.relay import Relay
 from tests.servers import OwnServer
 from tiered_sessions import TieredConfig, TieredSessionService
-from tiered_sessions.tier.calls import Call
+from tiered_sessions.tier.call import Call
 
 # A lost mask or a writer that is cut off may show for milliseconds, until the apply or the drain; a
 # stale entry that stays would show until `max_staleness`, 30 s. Between the two is room for a slow machine.

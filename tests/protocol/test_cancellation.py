@@ -43,7 +43,7 @@ from tiered_sessions.records import (
     Snapshot,
 )
 from tiered_sessions.tier import protocol
-from tiered_sessions.tier.calls import Call
+from tiered_sessions.tier.call import Call
 from tiered_sessions.tier.tier import SessionTier
 from tiered_sessions.uncut import Uncut
 

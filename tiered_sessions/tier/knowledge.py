@@ -10,7 +10,7 @@ from typing import Any
 from ..shared_events import SharedEvents
 from . import steps
 from .breaker import Breaker
-from .calls import Call
+from .call import Call
 from .floors import Floors
 from .namespace import Namespace
 

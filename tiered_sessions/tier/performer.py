@@ -14,7 +14,8 @@ from ..errors import StoreUnavailableError
 from ..records import Query, SessionKey
 from . import protocol, steps
 from .breaker import Breaker
-from .calls import CacheCalls, Call
+from .cache_calls import CacheCalls
+from .call import Call
 from .flights import Flight, Flights
 from .knowledge import Knowledge
 from .patience import HELD_UP, Patience
@@ -147,10 +148,10 @@ class Performer:
     def _begin(self, command: Any, call: Call) -> Coroutine[Any, Any, Any] | asyncio.Future[Any]:
         """Begins a command of the store."""
         if isinstance(command, steps.Checkout):
-            call.committed = False
+            call.writing = False
             return self._statements.checkout(command, call)
         if isinstance(command, steps.Write):
-            call.committed = True
+            call.writing = True
             return self._statements.commit(command, call)
         if call.flight is not None and isinstance(command, steps.Load):
             call.flight.leave_cache()

@@ -13,7 +13,7 @@ from ..records import Append, Committed, Create, Failed, Query, SessionKey, Snap
 from ..store.base import SessionStore
 from ..uncut import Uncut, uncut
 from . import steps
-from .calls import Call
+from .call import Call
 from .upkeep import OUTBOX_BATCH, SWEEP_BATCH
 
 

@@ -51,7 +51,8 @@ from ..store.base import SessionStore
 from ..uncut import uncut
 from . import chores, protocol, steps
 from .breaker import Breaker
-from .calls import CacheCalls, Call
+from .cache_calls import CacheCalls
+from .call import Call
 from .floors import Floors
 from .knowledge import Knowledge
 from .namespace import Namespace

@@ -166,7 +166,7 @@ class World:
             elif faults.alone and self._waits_for_cache(state, actor):
                 yield "alone", kind, at
             return
-        # As calls.py: of several replies the first in the order of the handles.
+        # As call.py: of several replies the first in the order of the handles.
         first = next((handle for handle in wait.handles if handle in ready), None)
         if first is not None:
             yield "deliver", kind, at, first
