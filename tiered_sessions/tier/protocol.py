@@ -286,6 +286,10 @@ def fetch(key: SessionKey, query: Query, leases: Sequence[ScopeKey], rules: Rule
     if key.session in granted and query != Query():
         wanted = Query(limit=max(query.limit or 0, rules.window_events))
     snapshot: Snapshot | None = yield Ask(Load(key, wanted))
+    for scope in asked.values():
+        # A lease that is granted late has the next readers wait for a fill that never comes.
+        content = snapshot.content(scope) if snapshot else None
+        yield Later(Drop(scope, None, content.tag if content else None))
     for scope, grant in granted.items():
         content = snapshot.content(scope) if snapshot else None
         content = fitting(content, rules) if content else None

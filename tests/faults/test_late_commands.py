@@ -1,4 +1,4 @@
-"""What becomes of masks that the cache acknowledges too late: they hide nothing once the outcome is known."""
+"""What becomes of commands that reach the cache when nobody waits for them any more (R6)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tiered_sessions import (
     TieredConfig,
     TieredSessionService,
 )
-from tiered_sessions.cache.base import Masked
+from tiered_sessions.cache.base import Granted, Masked
 from tiered_sessions.cache.redis import RedisSessionCache
 from tiered_sessions.records import SessionKey
 from tiered_sessions.store.engines import build_engine
@@ -95,7 +95,7 @@ async def delete(slow: Slow, session: Session) -> None:
 async def test_a_late_mask_goes_with_its_write(
     slow: Slow, write: Callable[[Slow, Session], Awaitable[None]], held: str
 ) -> None:
-    """R6: it would hide the session from the cache for `mask_life`, four seconds of reads from SQL."""
+    """It would hide the session from the cache for `mask_life`: four seconds of reads from SQL."""
     session = await slow.get()
     (slow.relay.hold_requests if held == "requests" else slow.relay.hold_replies)("EVALSHA")
     await write(slow, session)
@@ -104,3 +104,17 @@ async def test_a_late_mask_goes_with_its_write(
     await slow.service.flush()
     found = await slow.beside.lookup(slow.key.scopes)
     assert not any(isinstance(entry, Masked) for entry in found), found
+
+
+@pytest.mark.parametrize("held", ["requests", "replies"])
+async def test_a_late_lease_keeps_nobody_waiting(slow: Slow, held: str) -> None:
+    """Every reader would wait in vain for its fill, for as long as a lease lives: two seconds."""
+    for scope in slow.key.scopes:
+        await slow.beside.drop(scope, None, None)
+    (slow.relay.hold_requests if held == "requests" else slow.relay.hold_replies)("EVALSHA")
+    await slow.get()
+    assert slow.relay.held, "no lease was late"
+    slow.relay.heal()
+    await slow.service.flush()
+    for scope in slow.key.scopes:
+        assert isinstance(await slow.beside.lease(scope, "next"), Granted)
