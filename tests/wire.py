@@ -123,7 +123,8 @@ READERS: dict[str, Callable[[], Reader]] = {
     "redis": RedisReader,
 }
 # What keeps a connection usable and is no work of the call: counted apart.
-UPKEEP = ["BEGIN", "ROLLBACK", "COMMIT", "START TRANSACTION", "PING", "HELLO", "CLIENT", "AUTH", "INFO"]
+UPKEEP = ["BEGIN", "ROLLBACK", "COMMIT", "START TRANSACTION", "PING", "HELLO", "CLIENT", "AUTH"]
+UPKEEP += ["INFO", "SCRIPT LOAD"]
 
 
 def is_upkeep(command: str) -> bool:

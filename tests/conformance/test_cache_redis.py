@@ -181,6 +181,15 @@ async def test_a_flushed_script_is_sent_again(server: OwnServer) -> None:
     await cache.close()
 
 
+async def test_a_connection_makes_known_what_withdraws_a_late_mask(server: OwnServer) -> None:
+    """R6: such a command may run when nobody is left to hear that the server does not know its script."""
+    cache = RedisSessionCache(server.url)
+    await cache.probe()
+    async with Redis.from_url(server.url) as client:
+        assert await client.script_exists(script("drop").sha, script("release").sha) == [True, True]
+    await cache.close()
+
+
 async def test_a_lease_of_unknown_outcome_is_not_sent_again(server: OwnServer) -> None:
     async with Relay(server.url) as relay:
         cache = RedisSessionCache(relay.url)

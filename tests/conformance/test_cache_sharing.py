@@ -515,8 +515,8 @@ async def scripted(*answers: bytes) -> AsyncIterator[tuple[str, list[int]]]:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connections.append(len(connections))
         while data := await reader.read(65536):
-            writer.write(b"$-1\r\n" * data.count(b"INFO"))
-            for _ in range(data.count(b"TIME")):
+            writer.write(b"$-1\r\n" * (data.count(b"\nINFO\r") + data.count(b"\nSCRIPT\r")))
+            for _ in range(data.count(b"\nTIME\r")):
                 writer.write(waiting.pop(0) if len(waiting) > 1 else waiting[0])
         writer.close()
 

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 
+from tests.faults.worker import Counters
 from tests.relay import Relay
 from tiered_sessions import (
     Event,
@@ -35,6 +36,7 @@ class Slow(NamedTuple):
     service: TieredSessionService
     key: SessionKey
     beside: RedisSessionCache
+    counters: Counters
 
     async def get(self) -> Session:
         session = await self.service.get_session(*self.key)
@@ -44,9 +46,10 @@ class Slow(NamedTuple):
 
 @pytest.fixture
 async def slow(sqlite_url: str, valkey_url: str) -> AsyncIterator[Slow]:
+    counters = Counters()
     async with (
         Relay(valkey_url) as relay,
-        TieredSessionService(sqlite_url, cache=relay.url, config=CONFIG) as service,
+        TieredSessionService(sqlite_url, cache=relay.url, config=CONFIG, metrics=counters) as service,
     ):
         key = SessionKey(f"app-{uuid4().hex}", "user", "s")
         store = SqlSessionStore(build_engine(sqlite_url, CONFIG), owns_engine=True, config=CONFIG)
@@ -56,7 +59,7 @@ async def slow(sqlite_url: str, valkey_url: str) -> AsyncIterator[Slow]:
         await service.get_session(*key)
         await service.flush()
         beside = RedisSessionCache(valkey_url, namespace=await store.namespace(), timeout=30.0)
-        yield Slow(relay, service, key, beside)
+        yield Slow(relay, service, key, beside, counters)
         await beside.close()
         await store.close()
 
@@ -103,6 +106,22 @@ async def test_a_late_mask_goes_with_its_write(
     slow.relay.heal()
     await slow.service.flush()
     found = await slow.beside.lookup(slow.key.scopes)
+    assert not any(isinstance(entry, Masked) for entry in found), found
+
+
+async def test_late_masks_go_though_the_cache_seems_to_be_gone(slow: Slow) -> None:
+    """What opened the circuit breaker has masked: its withdrawal is behind it, and sent all the same."""
+    keys = [slow.key._replace(session_id=f"s{number}") for number in range(6)]
+    sessions = [
+        await slow.service.create_session(*key[:2], session_id=key.session_id) for key in keys
+    ]
+    slow.relay.hold_requests("EVALSHA")
+    for session in sessions:
+        await slow.service.append_event(session, Event(author="a", invocation_id="i"))
+    assert slow.counters.counts["breaker.opened"] == 1
+    slow.relay.heal()
+    await slow.service.flush()
+    found = await slow.beside.lookup([key.session for key in keys])
     assert not any(isinstance(entry, Masked) for entry in found), found
 
 

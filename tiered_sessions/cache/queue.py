@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from redis.exceptions import ConnectionError, ReadOnlyError, RedisClusterException, RedisError
 
 from .resp import Packed, pack
+from .scripts import script
 
 FAULTS = (RedisError, RedisClusterException, OSError)
 """What an unreachable, refusing or broken server makes redis-py raise."""
@@ -22,7 +23,14 @@ CALLS = 10_000
 BYTES = 64 * 1024 * 1024
 """Bytes that may wait for one connection."""
 
-_WHO = pack([("INFO", "server"), ("INFO", "replication")])
+_WITHDRAWING = ("drop", "release")
+_WHO = pack(
+    [
+        ("INFO", "server"),
+        ("INFO", "replication"),
+        *[("SCRIPT", "LOAD", script(name).text) for name in _WITHDRAWING],
+    ]
+)
 
 
 class Answers(NamedTuple):
@@ -86,6 +94,8 @@ class CallQueue(ABC):
     - A call is in `_waiting` before it is sent and in `_sent` afterwards, never in both and never
       back: a connection that breaks fails all of `_sent`, whose outcome is unknown, and `_waiting`
       goes to the next connection. So nothing is sent twice.
+    - What withdraws a late mask may be executed long after this side has left, so a server that does not
+      know the script could not say so to anybody: each connection begins by making it known (R6).
     - The first commands of each connection ask who answers (5.6). They are ahead of every call in
       `_sent`, so `_stamp` is set before a call is answered, and a call leaves `_sent` with its
       connection: each reply carries the stamp of the server process that gave it.
@@ -232,7 +242,7 @@ class CallQueue(ABC):
         """Returns the first call of a connection: it asks who answers, and nobody waits for it."""
         self._stamp = ""
         # As old as the calls behind it, lest it hide that they are overdue.
-        call = Call(None, _WHO, 2, self._waiting[0].asked if self._waiting else now)
+        call = Call(None, _WHO, 2 + len(_WITHDRAWING), self._waiting[0].asked if self._waiting else now)
         self._sent.append(call)
         return call
 
@@ -247,7 +257,7 @@ class CallQueue(ABC):
         if len(replies) == call.wanted:
             self._sent.popleft()
             if call.future is None:
-                self._stamp = _stamp(*replies)
+                self._stamp = _stamp(*replies[:2])
             else:
                 call.answer(self._stamp)
         if error and isinstance(reply, ReadOnlyError):

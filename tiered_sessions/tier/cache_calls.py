@@ -158,13 +158,13 @@ class CacheCalls:
             self._metrics.count(counters.BREAKER_OPENED)
             logger.warning("the cache does not answer; reading from SQL until it does")
 
-    def later(self, command: ScopedCommand) -> None:
+    def later(self, command: ScopedCommand, behind: bool = False) -> None:
         """Performs `command` in the background, after earlier ones of its key.
 
-        The order saves hits; being lost costs a miss. With the breaker open, or too many waiting,
-        it is discarded: the mask expires and takes the entry with it.
+        The order saves hits; being lost costs a miss. With too many waiting, or the breaker open unless
+        it goes `behind` another, it is discarded: the mask expires and takes the entry with it.
         """
-        if self.refused(command) is not None or len(self._background) >= _LATER_LIMIT:
+        if (not behind and self.refused(command) is not None) or len(self._background) >= _LATER_LIMIT:
             self._metrics.count(counters.LATER_DISCARDED)
             return
         scope = command.scope

@@ -89,7 +89,7 @@ class Performer:
                 elif isinstance(step, steps.Send):
                     reply = self._send(step.command, call)
                 elif isinstance(step, steps.Later):
-                    self._calls.later(step.command)
+                    self._calls.later(*step)
                     reply = None
                 elif isinstance(step, steps.Flight):
                     reply = await self._board(step, call)

@@ -289,7 +289,7 @@ def fetch(key: SessionKey, query: Query, leases: Sequence[ScopeKey], rules: Rule
     for scope in asked.values():
         # A lease that is granted late has the next readers wait for a fill that never comes.
         content = snapshot.content(scope) if snapshot else None
-        yield Later(Drop(scope, None, content.tag if content else None))
+        yield Later(Drop(scope, None, content.tag if content else None), behind=True)
     for scope, grant in granted.items():
         content = snapshot.content(scope) if snapshot else None
         content = fitting(content, rules) if content else None
@@ -420,19 +420,19 @@ def _release(marked: Marked, but: ScopeKey | None = None) -> Steps[None]:
     """Takes the masks away: this write changed nothing there."""
     for scope in (*marked.acknowledged, *marked.late):
         if scope != but:
-            yield Later(Release(scope, marked.token))
+            yield Later(Release(scope, marked.token), behind=scope in marked.late)
 
 
-def _refute(entry: Drop, rules: Rules) -> Steps[None]:
+def _refute(entry: Drop, marked: Marked, rules: Rules) -> Steps[None]:
     """Drops what the caller believed before it hears of it, lest its reload be the same again (R23)."""
     if rules.cached and isinstance((yield Ask(entry)), Unavailable):
-        yield Later(entry)
+        yield Later(entry, behind=entry.scope in marked.late)
 
 
 def _publish(commands: list[Apply | Drop], marked: Marked, rules: Rules) -> Steps[None]:
     """Step 3: shows the cache what was committed. Losing any of it costs a miss."""
     for scope in marked.late:
-        yield Later(Drop(scope, marked.token, None))
+        yield Later(Drop(scope, marked.token, None), behind=True)
     for command in commands:
         if rules.wait_apply:
             yield Ask(command)
@@ -472,11 +472,11 @@ def append(operation: Append, rules: Rules) -> Steps[AppendOutcome | None]:
     elif isinstance(outcome, Stale):
         yield Observed(session, outcome.current, began)
         yield from _release(marked, but=session)
-        yield from _refute(Drop(session, marked.token, outcome.current), rules)
+        yield from _refute(Drop(session, marked.token, outcome.current), marked, rules)
     elif isinstance(outcome, Missing):
         yield Observed(session, None, began)
         yield from _release(marked, but=session)
-        yield from _refute(Drop(session, marked.token, None), rules)
+        yield from _refute(Drop(session, marked.token, None), marked, rules)
     elif isinstance(outcome, Already):
         # The caller is told that it is stored: its next read must show it. The attempt that stored
         # it may have lost its masks, so an older entry goes, and of shared scopes SQL is asked.
@@ -485,7 +485,8 @@ def append(operation: Append, rules: Rules) -> Steps[AppendOutcome | None]:
             yield Wrote(scope, None)
         yield from _release(marked, but=session)
         if session in marked.acknowledged or session in marked.late:
-            yield Later(Drop(session, marked.token, outcome.tag))
+            drop = Drop(session, marked.token, outcome.tag)
+            yield Later(drop, behind=session in marked.late)
     elif not isinstance(outcome, Unknown | Failed):
         yield from _release(marked)
     return outcome

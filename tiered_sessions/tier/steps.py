@@ -108,9 +108,14 @@ class Reply(NamedTuple):
 
 
 class Later(NamedTuple):
-    """Performs a command that nobody waits for, after earlier ones of the same key."""
+    """Performs a command that nobody waits for, after earlier ones of the same key.
+
+    `behind`: It undoes one of this call that has had no reply. If the cache does not answer at the moment,
+    it goes all the same, and arrives when the other does.
+    """
 
     command: ScopedCommand
+    behind: bool = False
 
 
 class Flight(NamedTuple):
