@@ -19,7 +19,8 @@ from .verifier import Finding, Verdict, Verifier
 
 logger = logging.getLogger("tiered_sessions")
 
-_LIMIT: Final = 256
+_LIMIT: Final = 32
+"""How many samples are under way at once: about one a second begins, however many calls there are."""
 _PATIENCE: Final = 5.0
 
 
