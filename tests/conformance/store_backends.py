@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from tests.patience import PATIENT
 from tiered_sessions.config import TieredConfig
 from tiered_sessions.store.dialects.portable import PortableDialect
 from tiered_sessions.store.engines import build_engine
@@ -64,7 +65,7 @@ BACKENDS = (
     "portable-postgresql",
     "portable-mariadb",
 )
-CONFIG = TieredConfig()
+CONFIG = PATIENT
 
 
 def backend_url(request: pytest.FixtureRequest, backend: str) -> str:

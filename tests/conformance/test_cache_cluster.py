@@ -148,7 +148,7 @@ async def test_a_client_that_reads_replicas_is_refused(nodes: list[OwnServer]) -
 
 
 async def test_a_dead_node_costs_only_its_slots(nodes: list[OwnServer]) -> None:
-    cache = RedisSessionCache(f"redis+cluster://127.0.0.1:{nodes[0].port}", namespace="dead", timeout=0.5)
+    cache = RedisSessionCache(f"redis+cluster://127.0.0.1:{nodes[0].port}", namespace="dead")
     sessions = [SessionKey(f"app{number}", "user", "session").session for number in range(12)]
     for node in nodes:
         with _client(node) as client:

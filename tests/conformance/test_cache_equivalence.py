@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from redis.asyncio import Redis
 
-from tests.conformance.virtual_time import PATIENCE, START, Clock, live_by
+from tests.conformance.virtual_time import START, Clock, live_by
 from tiered_sessions.cache import chunks, keys
 from tiered_sessions.cache.base import CacheLimits, Granted, LeaseRefused
 from tiered_sessions.cache.memory import MemoryCache, Slot
@@ -102,9 +102,7 @@ class Pair:
         self.clock = Clock()
         self.client = client
         self.memory = MemoryCache(limits, clock=self.clock, namespace=namespace)
-        self.redis = RedisSessionCache(
-            client, limits, namespace=namespace, jitter=lambda: 1.0, timeout=PATIENCE
-        )
+        self.redis = RedisSessionCache(client, limits, namespace=namespace, jitter=lambda: 1.0)
         live_by(self.redis, self.clock)
         self.granted: dict[tuple[ScopeKey, str], int] = {}
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from tests.conformance.virtual_time import PATIENCE
 from tests.processes import OwnServer, start_valkey
 from tests.relay import Relay
 from tiered_sessions.cache import keys, queue
@@ -48,7 +47,7 @@ async def relay(server: OwnServer) -> AsyncIterator[Relay]:
 
 @pytest.fixture
 async def cache(relay: Relay) -> AsyncIterator[RedisSessionCache]:
-    own = RedisSessionCache(relay.url, timeout=PATIENCE)
+    own = RedisSessionCache(relay.url)
     assert isinstance(own, Posting)
     lease = await own.lease(KEY, "lease")
     assert isinstance(lease, Granted)

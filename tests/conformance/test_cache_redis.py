@@ -11,13 +11,11 @@ import pytest
 import redis.asyncio
 from redis.asyncio import Redis
 
-from tests.conformance.virtual_time import PATIENCE
 from tests.processes import OwnServer, free_port, start_valkey
 from tests.relay import Relay
 from tiered_sessions.cache import keys
 from tiered_sessions.cache.base import (
     ApplyReply,
-    CacheLimits,
     FillReply,
     Granted,
     Hit,
@@ -47,7 +45,7 @@ def server() -> Iterator[OwnServer]:
 
 @pytest.fixture
 async def cache(redis_url: str, redis_namespace: str) -> AsyncIterator[RedisSessionCache]:
-    own = RedisSessionCache(redis_url, namespace=redis_namespace, timeout=PATIENCE)
+    own = RedisSessionCache(redis_url, namespace=redis_namespace)
     yield own
     await own.close()
 
@@ -75,9 +73,16 @@ async def all_commands(cache: RedisSessionCache) -> list[object]:
     ]
 
 
+async def answered(cache: RedisSessionCache) -> None:
+    """Returns once the server answers within the cache's time-out."""
+    async with asyncio.timeout(10):
+        while isinstance(await cache.probe(), Unavailable):
+            pass
+
+
 async def test_a_hot_lookup_is_one_round_trip(redis_url: str, redis_namespace: str) -> None:
     async with Relay(redis_url) as relay:
-        cache = RedisSessionCache(relay.url, namespace=redis_namespace, timeout=PATIENCE)
+        cache = RedisSessionCache(relay.url, namespace=redis_namespace)
         await fill(cache)
         with relay.recording() as flights:
             session, *_ = await cache.lookup(SESSION.scopes)
@@ -216,13 +221,11 @@ async def test_a_server_that_is_gone_is_unavailable() -> None:
 async def test_a_black_hole_is_unavailable_and_then_heals(server: OwnServer) -> None:
     async with Relay(server.url) as relay:
         cache = RedisSessionCache(relay.url, timeout=0.05)
-        await fill(cache)
+        await answered(cache)
         relay.black_hole(requests=False)
         assert all(isinstance(reply, Unavailable) for reply in await all_commands(cache))
         relay.heal()
-        async with asyncio.timeout(10):
-            while isinstance(await cache.probe(), Unavailable):
-                pass
+        await answered(cache)
         assert await cache.close() is None
 
 
@@ -353,8 +356,11 @@ async def test_fakeredis_serves_without_a_stamp() -> None:
 
 async def test_a_caller_waits_for_a_connection_and_no_longer_than_the_time_out(server: OwnServer) -> None:
     async with Relay(server.url) as relay:
-        cache = RedisSessionCache(relay.url, CacheLimits(), max_connections=2, timeout=0.2)
-        assert all(isinstance(r, int) for r in await asyncio.gather(*(cache.probe() for _ in range(20))))
+        patient = RedisSessionCache(relay.url, max_connections=2)
+        assert all(isinstance(r, int) for r in await asyncio.gather(*(patient.probe() for _ in range(20))))
+        await patient.close()
+        cache = RedisSessionCache(relay.url, max_connections=2, timeout=0.2)
+        await answered(cache)
         relay.black_hole()
         replies = await asyncio.gather(*(cache.probe() for _ in range(6)))
         assert all(isinstance(reply, Unavailable) for reply in replies)

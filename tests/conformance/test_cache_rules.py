@@ -9,7 +9,7 @@ import fakeredis
 import pytest
 from redis.asyncio import Redis
 
-from tests.conformance.virtual_time import PATIENCE, live_by
+from tests.conformance.virtual_time import live_by
 from tiered_sessions.cache import chunks
 from tiered_sessions.cache.base import ApplyReply, CacheLimits, SessionCache
 from tiered_sessions.cache.memory import MemoryCache
@@ -36,7 +36,7 @@ class TestCache(CacheSuite):
             client = Redis.from_url(request.getfixturevalue(f"{request.param}_url"))
             if request.param == "redis":
                 name = request.getfixturevalue("redis_namespace")
-        cache = RedisSessionCache(client, limits, namespace=name, jitter=lambda: 1.0, timeout=PATIENCE)
+        cache = RedisSessionCache(client, limits, namespace=name, jitter=lambda: 1.0)
         live_by(cache, clock)
         yield cache
         await cache.close()

@@ -44,7 +44,8 @@ def sentinel(master: OwnServer, replica: OwnServer, tmp_path: Path) -> Iterator[
     settings.write_text(
         f"port {port}\nbind 127.0.0.1\ndir {tmp_path}\nrequirepass guard\n"
         f"sentinel monitor main 127.0.0.1 {master.port} 1\nsentinel auth-pass main pw\n"
-        "sentinel down-after-milliseconds main 300\nsentinel failover-timeout main 3000\n"
+        # Much later than a machine stands still: nobody is to fail over yet.
+        "sentinel down-after-milliseconds main 60000\nsentinel failover-timeout main 3000\n"
     )
 
     def ready() -> None:
@@ -70,7 +71,11 @@ async def test_a_failover_is_followed_and_shows_in_the_stamp(
     assert filled is FillReply.STORED
     # A replica's first synchronisation may take longer than redis-py waits by itself.
     with contextlib.closing(redis.Redis.from_url(master.url, socket_timeout=30)) as client:
+        # Waited for is what this connection has written, and all before it.
+        client.set("last", "")
         assert client.wait(1, 20_000) == 1
+    with contextlib.closing(redis.Redis(port=sentinel.port, password="guard")) as client:
+        client.execute_command("SENTINEL SET", "main", "down-after-milliseconds", 300)
     master.kill()
     async with asyncio.timeout(30):
         while isinstance(found := (await cache.lookup((KEY,)))[0], Unavailable):

@@ -244,8 +244,9 @@ async def test_what_was_not_sent_yet_is_taken_back(
 
 
 async def test_a_server_that_hangs_costs_each_its_time_out_and_no_more(server: OwnServer, make: Make) -> None:
-    cache = make(server.url, timeout=0.3)
-    stamp = await fill(cache)
+    patient, cache = make(server.url), make(server.url, timeout=0.3)
+    stamp = await fill(patient)
+    await served(cache)
     server.pause()
 
     async def took(call: Awaitable[Any]) -> float:
@@ -262,7 +263,7 @@ async def test_a_server_that_hangs_costs_each_its_time_out_and_no_more(server: O
     finally:
         server.resume()
     await served(cache)
-    found = await header(cache, KEYS[3])
+    found = await header(patient, KEYS[3])
     assert found.stamp == stamp
 
 
@@ -477,18 +478,20 @@ async def test_a_connection_with_unread_replies_is_not_given_back(server: OwnSer
     """R31: else its next user would be given the answers to another's questions."""
     pool = ConnectionPool.from_url(server.url, connection_class=LosesCancellation, max_connections=1)
     async with Redis.from_pool(pool) as client:
-        cache = RedisSessionCache(client, timeout=1.0)
-        assert isinstance(await intent(cache, KEYS[0]), int)
+        # All by the one connection of the pool.
+        cache, patient = RedisSessionCache(client, timeout=1.0), RedisSessionCache(client)
+        assert isinstance(await intent(patient, KEYS[0]), int)
         server.pause()
         LosesCancellation.stands_still = True
         assert isinstance(await header(cache), Unavailable)
         assert not LosesCancellation.stands_still
         server.resume()
         await served(cache)
-        replies = await asyncio.gather(*start(intent, cache), *start(header, cache))
+        replies = await asyncio.gather(*start(intent, patient), *start(header, patient))
         assert all(isinstance(reply, int) for reply in replies[:MANY])
         assert all(isinstance(reply, Masked) for reply in replies[MANY:])
         await cache.close()
+        await patient.close()
 
 
 async def test_a_unix_socket_is_shared(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -28,6 +28,7 @@ from tests.conformance.store_backends import (
     new_key,
     open_store,
 )
+from tests.patience import PATIENT, patient
 from tests.servers import CACHES, STORES
 from tiered_sessions import (
     Event,
@@ -343,24 +344,25 @@ async def test_a_session_ends_by_itself(make: Make, app: str) -> None:
 async def test_the_cache_ends_it_without_asking_sql(make: Make, app: str) -> None:
     """SQL is made to say that it lives on: the entry ends all the same, when it was told to."""
     counts = Counts()
-    service = make(config=TieredConfig(max_staleness=None, decoded_bytes=0), metrics=counts)
-    held = await service.create_session(app, "u", session_id="s", ttl=2)
-    await service.get_session(app, "u", "s")
-    await service.flush()
-    await lapse(service.db_engine, app, "s", moment=FUTURE)
-    loads = counts.seen[counters.READ_STORE]
+    with patient():
+        service = make(config=replace(PATIENT, max_staleness=None, decoded_bytes=0), metrics=counts)
+        held = await service.create_session(app, "u", session_id="s", ttl=4)
+        await service.get_session(app, "u", "s")
+        await service.flush()
+        await lapse(service.db_engine, app, "s", moment=FUTURE)
+        loads = counts.seen[counters.READ_STORE]
 
-    async def loaded() -> bool:
+        async def loaded() -> bool:
+            assert await service.get_session(app, "u", "s") is not None
+            return counts.seen[counters.READ_STORE] > loads
+
+        await until(loaded)
+        assert counts.seen[counters.READ_CACHE] > 0
+        await service.flush()
+        cached = counts.seen[counters.READ_CACHE]
         assert await service.get_session(app, "u", "s") is not None
-        return counts.seen[counters.READ_STORE] > loads
-
-    await until(loaded)
-    assert counts.seen[counters.READ_CACHE] > 0
-    await service.flush()
-    cached = counts.seen[counters.READ_CACHE]
-    assert await service.get_session(app, "u", "s") is not None
-    assert counts.seen[counters.READ_CACHE] == cached + 1, "and makes room for what SQL says now"
-    await service.append_event(held, Event(author="a"))
+        assert counts.seen[counters.READ_CACHE] == cached + 1, "and makes room for what SQL says now"
+        await service.append_event(held, Event(author="a"))
 
 
 @pairs

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.conformance.planted import PATIENT, patience
+from tests.patience import PATIENT, patient
 from tests.protocol.doubles import ToyStore, TroubledCache, run, tier
 from tests.protocol.simulation import KEY
 from tiered_sessions import Event, EventActions, TieredConfig, TieredSessionService
@@ -206,7 +206,7 @@ def test_a_healthy_fleet_counts_nothing() -> None:
 async def test_a_healthy_load_on_real_servers_counts_nothing(store_url: str, valkey_url: str) -> None:
     counts, app, config = Counts(), f"app-{uuid4().hex}", replace(PATIENT, sample_rate=1.0)
     make = partial(TieredSessionService, store_url, cache=valkey_url, config=config, metrics=counts)
-    with patience():
+    with patient():
         async with make() as one, make() as other:
             session = await one.create_session(app, "user", {"user:a": 1, "app:b": 2.5, "c": 2**70}, "s")
             for number in range(20):

@@ -11,6 +11,7 @@ import pytest
 
 from tests.conformance.grouping import Journal
 from tests.conformance.service_rig import event
+from tests.patience import PATIENT
 from tiered_sessions import Session, TieredSessionService
 from tiered_sessions.errors import StaleSessionError
 
@@ -24,7 +25,7 @@ def url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 async def service(url: str, redis_url: str) -> AsyncIterator[TieredSessionService]:
-    async with TieredSessionService(url, cache=redis_url) as made:
+    async with TieredSessionService(url, cache=redis_url, config=PATIENT) as made:
         yield made
 
 

@@ -34,6 +34,7 @@ from tests.conformance.store_backends import (
     open_store,
     values,
 )
+from tests.patience import PATIENCE
 from tiered_sessions.config import TieredConfig
 from tiered_sessions.errors import PoolTimeoutError, StoreUnavailableError
 from tiered_sessions.records import (
@@ -415,7 +416,7 @@ async def test_what_the_statement_refuses_is_found_out_one_by_one(
 
 
 async def test_without_a_connection_each_who_waits_is_told(
-    request: pytest.FixtureRequest, postgresql_url: str
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {"pool_size": 1, "max_overflow": 0, "pool_timeout": 0.05}
     async with open_store(postgresql_url, "postgresql", **options) as store:
@@ -423,6 +424,7 @@ async def test_without_a_connection_each_who_waits_is_told(
         holder = await store.writer()
         outcomes = await asyncio.gather(*(share(store, write) for write in writes), return_exceptions=True)
         await holder.release()
+        monkeypatch.setattr(store.engine.pool, "_timeout", PATIENCE)
         assert all(isinstance(outcome, PoolTimeoutError) for outcome in outcomes), outcomes
         assert len({id(outcome) for outcome in outcomes}) == 5
         outcomes = await asyncio.gather(*(share(store, write) for write in writes))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,12 +29,11 @@ from tests.conformance.store_backends import (
     open_store,
     outbox,
 )
-from tiered_sessions.config import TieredConfig
 from tiered_sessions.errors import InvalidValueError, SchemaMismatchError, StoreUnavailableError
 from tiered_sessions.records import Append, Create, Exists, Failed, SessionKey, Snapshot
 from tiered_sessions.store.store import SqlSessionStore
 
-SHORT = TieredConfig(lock_timeout=0.2, statement_timeout=0.6, mask_life=3.0)
+HASTY = replace(CONFIG, lock_timeout=0.2)
 
 
 @pytest.fixture(params=["postgresql", "postgresql-psycopg"])
@@ -207,7 +207,7 @@ async def test_whoever_listens_to_statements_hears_every_write(store: SqlSession
 
 
 async def test_a_lock_that_does_not_come_is_a_failure(request: pytest.FixtureRequest, backend: str) -> None:
-    async with open_store(backend_url(request, backend), backend, SHORT, pool_size=2) as store:
+    async with open_store(backend_url(request, backend), backend, HASTY, pool_size=2) as store:
         key = new_key()
         await created(store, key)
         other = key._replace(session_id="other")

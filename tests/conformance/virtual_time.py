@@ -17,10 +17,7 @@ from tiered_sessions.cache.resp import Command, Packed
 from tiered_sessions.testing.clocks import START
 from tiered_sessions.testing.clocks import ManualClock as Clock
 
-__all__ = ["PATIENCE", "START", "Clock", "live_by"]
-
-PATIENCE = 30.0
-"""Seconds that a cache waits for a server where that is not what is looked at: machines stand still, too."""
+__all__ = ["START", "Clock", "live_by"]
 
 VIRTUAL = """
 local real, NOW = redis, %d

@@ -20,6 +20,7 @@ import redis.asyncio
 from tests import servers
 from tests.faults.load import Load, hot_reads
 from tests.faults.worker import Counters
+from tests.patience import UNREFUSED
 from tests.relay import Relay
 from tests.servers import OwnServer
 from tiered_sessions import TieredConfig, TieredSessionService
@@ -102,7 +103,13 @@ def fleet(server: OwnServer, postgresql_url: str, spent: list[float]) -> Fleets:
         counters = [Counters(), Counters()]
         async with contextlib.AsyncExitStack() as stack:
             services = [
-                TieredSessionService(postgresql_url, cache=address, metrics=counter, pool_size=8)
+                TieredSessionService(
+                    postgresql_url,
+                    cache=address,
+                    config=TieredConfig(**UNREFUSED),
+                    metrics=counter,
+                    pool_size=8,
+                )
                 for address, counter in zip(addresses, counters, strict=True)
             ]
             for service in services:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
+from asyncpg.exceptions import InternalClientError, InvalidPasswordError
+from sqlalchemy import event as events
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -24,7 +27,6 @@ from tests.conformance.store_backends import (
     open_store,
 )
 from tests.relay import Relay
-from tiered_sessions.config import TieredConfig
 from tiered_sessions.errors import (
     CommitOutcomeUnknownError,
     PoolTimeoutError,
@@ -44,10 +46,11 @@ from tiered_sessions.records import (
     Unknown,
 )
 from tiered_sessions.store.engines import build_engine
+from tiered_sessions.store.migrations.connect import database
 from tiered_sessions.store.store import SqlSessionStore
 
 DRIVERS = ("asyncpg", "psycopg")
-SHORT = TieredConfig(lock_timeout=0.2, statement_timeout=0.6, mask_life=3.0)
+HASTY = replace(CONFIG, lock_timeout=0.2)
 
 
 @pytest.fixture(params=DRIVERS)
@@ -293,7 +296,8 @@ async def test_a_lost_reply_is_unknown_and_the_repetition_finds_the_event(
 
 
 async def test_a_black_hole_is_left_in_bounded_time(postgresql: str) -> None:
-    async with Relay(postgresql) as relay, open_store(relay.url, "postgresql", SHORT, pool_size=1) as store:
+    short = replace(CONFIG, statement_timeout=2.0)
+    async with Relay(postgresql) as relay, open_store(relay.url, "postgresql", short, pool_size=1) as store:
         key = new_key()
         made = await created(store, key)
         writer = await store.writer()
@@ -319,13 +323,14 @@ async def test_a_server_that_accepts_and_says_nothing_is_left_in_bounded_time(
     ):
         key = new_key()
         await created(store, key)
-        monkeypatch.setattr(store, "_longest", 0.3)
         writer = await store.writer()
         relay.black_hole()
-        for wanted in (store.load(key, Query()), store.writer()):
-            with pytest.raises(StoreUnavailableError):
-                async with asyncio.timeout(5):
-                    await wanted
+        with monkeypatch.context() as impatience:
+            impatience.setattr(store, "_longest", 0.3)
+            for wanted in (store.load(key, Query()), store.writer()):
+                with pytest.raises(StoreUnavailableError):
+                    async with asyncio.timeout(5):
+                        await wanted
         relay.heal()
         await writer.release()
         assert await store.load(key, Query()) is not None
@@ -338,9 +343,9 @@ async def test_closing_does_not_wait_for_a_connection_that_never_opens(
         Relay(mysql_url) as relay,
         open_store(relay.url, "mariadb", pool_size=1, max_overflow=1) as store,
     ):
+        writer = await store.writer()
         monkeypatch.setattr(store, "_longest", 0.1)
         monkeypatch.setattr(store, "_close_timeout", 0.1)
-        writer = await store.writer()
         relay.black_hole()
         with pytest.raises(StoreUnavailableError):
             await store.load(new_key(), Query())
@@ -361,7 +366,7 @@ async def test_a_lock_held_elsewhere_is_waited_for_in_bounds(
     fixture = {"mariadb": "mysql_url", "sqlite": "sqlite_url"}.get(kind, "postgresql_url")
     url = request.getfixturevalue(fixture)
     url = url.replace("asyncpg", "psycopg") if kind == "psycopg" else url
-    async with open_store(url, kind, SHORT) as store:
+    async with open_store(url, kind, HASTY) as store:
         key = new_key()
         made = await created(store, key)
         writes = (
@@ -416,6 +421,25 @@ async def test_a_refused_connection_is_a_typed_error_without_the_password(
                 await call()
             assert "s3cret" not in str(raised.value)
         await store.close()
+
+
+@pytest.mark.parametrize("error", [InvalidPasswordError, InternalClientError])
+async def test_what_asyncpg_raises_while_it_connects_is_a_typed_error(error: type[Exception]) -> None:
+    """SQLAlchemy 2.0 passes it on as it is."""
+    url = "postgresql+asyncpg://nobody@127.0.0.1:1/none"
+    store = SqlSessionStore(build_engine(url, CONFIG), owns_engine=True, config=CONFIG)
+
+    @events.listens_for(store.engine.sync_engine, "do_connect")
+    def connect(*_: object) -> None:
+        raise error("no")
+
+    for call in (store.prepare, store.writer, store.namespace, partial(store.load, new_key(), Query())):
+        with pytest.raises(StoreUnavailableError, match="no"):
+            await call()
+    await store.close()
+    with pytest.raises(StoreUnavailableError, match="no"):
+        async with database(url):
+            raise error("no")
 
 
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb", "sqlite"])

@@ -13,9 +13,17 @@ import pytest
 
 from tests import servers
 from tests.faults.load import Load
+from tests.patience import UNREFUSED
 from tests.relay import Relay
 from tests.servers import OwnServer, sql_on_postgresql, with_path
-from tiered_sessions import CommitOutcomeUnknownError, Event, PoolTimeoutError, Session, TieredSessionService
+from tiered_sessions import (
+    CommitOutcomeUnknownError,
+    Event,
+    PoolTimeoutError,
+    Session,
+    TieredConfig,
+    TieredSessionService,
+)
 
 # Returns when they are gone, not when they have been told.
 OTHERS = """
@@ -55,7 +63,8 @@ async def test_restarted_under_load(
     async with contextlib.AsyncExitStack() as stack:
 
         async def service(cache: str | None) -> TieredSessionService:
-            return await stack.enter_async_context(TieredSessionService(database, cache=cache, pool_size=4))
+            made = TieredSessionService(database, cache=cache, config=TieredConfig(**UNREFUSED), pool_size=4)
+            return await stack.enter_async_context(made)
 
         services = [await service(address), await service(address)]
         truth = await service(None)

@@ -12,11 +12,12 @@ from uuid import uuid4
 import pytest
 
 from tests.faults.worker import Worker
+from tests.patience import UNREFUSED
 from tests.relay import Relay
 
 Key = list[str]
 # The mask of a writer that dies must not outlive the patience of a test.
-HASTY = {"lock_timeout": 0.2, "mask_age": 0.3, "statement_timeout": 0.5, "mask_life": 1.5}
+HASTY = {"mask_age": 2.0, "statement_timeout": 2.0, "mask_life": 4.5}
 HOT = ("reads.cache", "reads.process")
 
 
@@ -89,7 +90,7 @@ async def test_default_settings_share_a_sqlite_file(tmp_path: Path, key: Key) ->
 async def test_each_reads_what_the_other_wrote(
     store_url: str, redis_url: str, tmp_path: Path, key: Key
 ) -> None:
-    async with two(tmp_path, db_url=store_url, cache=redis_url) as workers:
+    async with two(tmp_path, db_url=store_url, cache=redis_url, config=UNREFUSED) as workers:
         await workers[0].call("create", key)
         other = [*key[:2], "other"]
         await workers[1].call("create", other)
@@ -111,7 +112,7 @@ async def test_concurrent_appends_of_two_processes_make_one_log(
     store_url: str, redis_url: str, tmp_path: Path, key: Key
 ) -> None:
     each = 25
-    async with two(tmp_path, db_url=store_url, cache=redis_url) as workers:
+    async with two(tmp_path, db_url=store_url, cache=redis_url, config=UNREFUSED) as workers:
         await workers[0].call("create", key)
 
         async def write(name: str, worker: Worker) -> list[tuple[list[str], list[str]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
 import redis
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 ROUNDS = 3
 PAUSE_MS = 700
 SILENCE = 0.1
+SET = ("SET", "fault:pause", "", "PX", 60_000)
 
 
 async def silent(fleet: Fleet) -> bool:
@@ -65,23 +66,31 @@ class ClientPause(Injection):
 
     @contextlib.asynccontextmanager
     async def inject(self, fleet: Fleet) -> AsyncIterator[None]:
-        await fleet.admin("CLIENT", "PAUSE", PAUSE_MS, self._mode)
-        require(await self._waits(fleet), "commands wait for the end of a CLIENT PAUSE")
-        yield
-        # A CLIENT UNPAUSE would wait, too.
-        await fleet.admin("SET", "fault:pause", "", "PX", 60_000)
+        # By the server's clock, and in one packet: however slow this process, the pause has not ended
+        # when the command comes that waits for its end.
+        commands = (("TIME",), pause(self._mode), SET if self._mode == "WRITE" else ("PING",), ("TIME",))
+        async with redis.asyncio.Redis.from_url(fleet.cache.url, single_connection_client=True) as client:
+            await client.ping()
+            wire = client.connection
+            assert wire is not None
+            await wire.send_packed_command(wire.pack_commands(commands))
+            before = await wire.read_response()
+            await wire.read_response()
+            yield
+            await wire.read_response()
+            waited = milliseconds(await wire.read_response()) - milliseconds(before)
+        require(waited > PAUSE_MS / 2, "commands wait for the end of a CLIENT PAUSE")
 
-    async def _waits(self, fleet: Fleet) -> bool:
-        if self._mode == "ALL":
-            return await silent(fleet)
-        client = redis.asyncio.Redis.from_url(fleet.cache.url, socket_timeout=SILENCE, retry=None)
-        async with client:
-            await client.execute_command("PING")
-            try:
-                await client.execute_command("SET", "fault:pause", "", "PX", 60_000)
-            except redis.TimeoutError:
-                return True
-        return False
+
+def pause(mode: str) -> tuple[object, ...]:
+    """Returns the command that has the server hold back all clients' commands, or those that write."""
+    return ("CLIENT", "PAUSE", PAUSE_MS, mode)
+
+
+def milliseconds(told: Sequence[bytes]) -> int:
+    """Returns what the server's TIME told."""
+    seconds, microseconds = map(int, told)
+    return seconds * 1000 + microseconds // 1000
 
 
 class Emptied(Injection):

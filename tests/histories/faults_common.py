@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -97,9 +98,11 @@ async def until(
     fleet: Fleet, reached: Callable[[], Awaitable[object]], what: str, *, any_outcome: bool = False
 ) -> None:
     """Looks again and again while the clients work, until `reached`; fails if it never is."""
-    async with in_time(what):
-        while not await reached():
-            await fleet.progress(1, any_outcome=any_outcome)
+    # Not `in_time`: redis-py sends by `asyncio.wait_for`, which on Python 3.11 may lose a cancellation.
+    deadline = time.monotonic() + PATIENCE
+    while not await reached():
+        require(time.monotonic() < deadline, what)
+        await fleet.progress(1, any_outcome=any_outcome)
 
 
 @contextlib.asynccontextmanager

@@ -23,6 +23,7 @@ from tests.histories.faults_common import (
 )
 from tests.histories.faults_sql import transaction, waiting
 from tests.histories.server import CLOCK_SHIFT, FORMAT
+from tiered_sessions.cache import keys
 
 if TYPE_CHECKING:
     from tests.histories.fleet import Fleet
@@ -163,12 +164,13 @@ class RollingUpgrade(Injection):
     staleness = config["max_staleness"]
 
     def __init__(self) -> None:
-        self._release = 1
+        self._release = 0
 
     @contextlib.asynccontextmanager
     async def inject(self, fleet: Fleet) -> AsyncIterator[None]:
         self._release += 1
-        release = f"ts{self._release}"
+        # Not the product's own, nor that of the last time.
+        release = f"{keys.FORMAT}-{self._release}"
         for server in fleet.servers:
             server.environment = {FORMAT: release}
             await server.close()

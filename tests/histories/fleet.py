@@ -19,12 +19,13 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from tests import servers
 from tests.histories.server import Server
+from tests.patience import UNREFUSED
 from tests.relay import Relay
 from tests.servers import OwnServer
 
 PATIENCE = 60.0
-# Small, so that a history soon is longer than what is cached of it.
-CONFIG = {"window_events": 32}
+# The window is small, so that a history soon is longer than what is cached of it.
+CONFIG = {"window_events": 32, **UNREFUSED}
 # Seconds, for 0.05: all of the fleet runs on one machine, which is busy and not therefore at fault.
 CACHE_PATIENCE = 0.25
 

@@ -52,8 +52,9 @@ async def fleet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has what never happens given up soon."""
+    """Has what never happens given up soon, but no answer that is only late be taken for none."""
     monkeypatch.setattr(faults_common, "PATIENCE", 1.0)
+    monkeypatch.setattr(faults_cache, "SILENCE", 30.0)
 
 
 def nothing(*_: Any, **__: Any) -> None:
@@ -109,8 +110,8 @@ SABOTAGE: list[tuple[Injection, Any, str, Any]] = [
     (faults_network.Resets(), Relay, "reset_all", nothing),
     (faults_network.HeldBack("the reads", FORMAT), Relay, "hold_requests", nothing),
     (faults_cache.Paused(), OwnServer, "pause", nothing),
-    (faults_cache.ClientPause("ALL"), Fleet, "admin", deaf_to("CLIENT")),
-    (faults_cache.ClientPause("WRITE"), Fleet, "admin", deaf_to("CLIENT")),
+    (faults_cache.ClientPause("ALL"), faults_cache, "pause", lambda _: ("PING",)),
+    (faults_cache.ClientPause("WRITE"), faults_cache, "pause", lambda _: ("PING",)),
     (faults_cache.RestartedAtOnce(), OwnServer, "restart", nothing),
     (faults_cache.OldSnapshot(), Fleet, "admin", deaf_to("SAVE")),
     (faults_cache.Flushed(), Fleet, "admin", deaf_to("FLUSHALL")),

@@ -186,6 +186,7 @@ class TroubledCache(MemoryCache):
         self.delay = delay
         self.turns = turns
         self.refusing = False
+        self.refusal: type[Unavailable] = Unavailable
         self.raising = False
         self.commands: list[str] = []
 
@@ -198,7 +199,7 @@ def _troubled(name: str) -> Any:
         if self.raising:
             raise RuntimeError("not what the contract says")
         if self.refusing:
-            down = Unavailable("refused")
+            down = self.refusal("refused")
             return tuple(down for _ in arguments[0]) if name == "lookup" else down
         for _ in range(self.turns):
             await asyncio.sleep(0)

@@ -9,6 +9,7 @@ import pytest
 
 from tests.protocol.doubles import ToyStore, TroubledCache, run, tier
 from tests.protocol.simulation import KEY
+from tiered_sessions.cache.base import Unavailable
 from tiered_sessions.config import TieredConfig
 from tiered_sessions.errors import (
     EventIdConflictError,
@@ -145,6 +146,36 @@ def test_the_breaker_stops_traffic_and_heals_by_itself() -> None:
         store.statements.clear()
         assert await names(sessions) == ["a", "b"]
         assert store.statements == [], "hot again"
+        await sessions.close()
+
+    run(main())
+
+
+class Overloaded(Unavailable):
+    """What a cache of somebody else's may answer."""
+
+
+@pytest.mark.parametrize("call", ["get", "append"])
+def test_the_breaker_counts_every_kind_of_unavailable_as_a_failure(call: str) -> None:
+    async def main() -> None:
+        cache = TroubledCache()
+        sessions = tier(ToyStore(), cache)
+        tag = (await append(sessions, "a")).tag
+        await sessions.flush()
+        cache.refusal, cache.refusing = Overloaded, True
+
+        async def ask(number: int) -> None:
+            nonlocal tag
+            if call == "get":
+                await names(sessions)
+            else:
+                tag = (await sessions.append(Append(KEY, tag, 1, (event(f"b{number}"),)))).tag
+
+        for number in range(8):
+            await ask(number)
+        asked = len(cache.commands)
+        await ask(8)
+        assert len(cache.commands) == asked, "no cache traffic while it is open"
         await sessions.close()
 
     run(main())

@@ -42,10 +42,10 @@ async def test_a_cancelled_waiter_hears_of_it_when_it_is_done() -> None:
 
 async def test_a_time_out_is_one_afterwards() -> None:
     outcome: Uncut[int] = Uncut()
-    asyncio.get_running_loop().call_later(0.01, outcome.set_result, 1)
 
     async def wait() -> None:
         async with asyncio.timeout(0.001):
+            asyncio.get_running_loop().call_later(0.01, outcome.set_result, 1)
             await outcome
 
     with pytest.raises(TimeoutError):

@@ -35,6 +35,12 @@ _VALUE_NUMBERS = (1366, 1406, 1264, 1267, 1292, 3140, 4025, 1153)
 _PLACE_NUMBERS = (1290, 1836, 1040, 1203, 1041, 1021, 1114)
 
 
+def is_bare(error: BaseException) -> bool:
+    """Says whether it is asyncpg's own: SQLAlchemy 2.0 gives what connecting raises no name of its own."""
+    # By the name, as asyncpg is imported by those only who use it.
+    return type(error).__module__.startswith("asyncpg.")
+
+
 def sqlstate(error: BaseException) -> str:
     """Finds PostgreSQL's code in a driver's error, empty if there is none."""
     original = getattr(error, "orig", error)

@@ -41,7 +41,7 @@ from .dialects.portable import InCommit, Make, PortableDialect
 from .dialects.postgresql import PostgresqlDialect
 from .dialects.sqlite import SqliteDialect
 from .engines import in_memory, refuse_missing_file, transactional
-from .failures import DRIVER_ERRORS, is_disconnect, mapped
+from .failures import DRIVER_ERRORS, is_bare, is_disconnect, mapped
 from .groups import Grouped, Groups
 from .lent import Lent, at_hand, checkout
 from .migrations.runner import prepare_schema
@@ -102,8 +102,10 @@ class SqlSessionStore:
             refuse_missing_file(self._engine)
         try:
             await prepare_schema(self.engine, create_tables=self._create_tables)
-        except DRIVER_ERRORS as error:
-            raise mapped(error) from error
+        except Exception as error:
+            if isinstance(error, DRIVER_ERRORS) or is_bare(error):
+                raise mapped(error) from error
+            raise
 
     async def close(self) -> None:
         """Disposes the engine if this object owns it."""
@@ -266,7 +268,7 @@ class SqlSessionStore:
                 await lent.discard()
         except BaseException as error:
             ended()
-            if isinstance(error, DRIVER_ERRORS):
+            if isinstance(error, DRIVER_ERRORS) or is_bare(error):
                 raise mapped(error) from error
             raise
 

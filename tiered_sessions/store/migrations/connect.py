@@ -11,6 +11,7 @@ from sqlalchemy.pool import NullPool
 
 from ...errors import ConfigurationError, StoreUnavailableError
 from ...urls import missing_driver_error, normalise_database_url, redact
+from ..failures import is_bare
 
 
 @asynccontextmanager
@@ -30,7 +31,9 @@ async def database(url: str) -> AsyncIterator[AsyncEngine]:
         raise missing_driver_error(address.driver) from error
     try:
         yield engine
-    except (DBAPIError, OSError) as error:
+    except Exception as error:
+        if not isinstance(error, DBAPIError | OSError) and not is_bare(error):
+            raise
         reason = error.orig if isinstance(error, DBAPIError) else error
         raise StoreUnavailableError(f"{redact(url)}: {redact(str(reason))}") from error
     finally:
