@@ -9,7 +9,7 @@ import pytest
 
 from tiered_sessions import TieredConfig
 from tiered_sessions.cache.redis import RedisSessionCache
-from tiered_sessions.tier import calls
+from tiered_sessions.tier import cache_calls
 from tiered_sessions.tier.breaker import Breaker
 
 __all__ = ["PATIENCE", "PATIENT", "UNREFUSED", "patient", "patient_caches"]
@@ -47,5 +47,5 @@ def patient() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, patient_caches():
         patch.setattr(Breaker, "timeout", PATIENCE)
         for name in ("_LATER_TIMEOUT", "LONGEST"):
-            patch.setattr(calls, name, PATIENCE)
+            patch.setattr(cache_calls, name, PATIENCE)
         yield
