@@ -61,7 +61,8 @@ async def test_a_unit_of_work_is_one_hop(sqlite_url: str, monkeypatch: pytest.Mo
 
 
 async def test_a_file_is_in_wal_mode_and_the_table_order_holds(sqlite_url: str) -> None:
-    async with open_store(sqlite_url, "sqlite") as store, store.engine.connect() as connection:
+    default = TieredConfig()
+    async with open_store(sqlite_url, "sqlite", default) as store, store.engine.connect() as connection:
         found = {}
         for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout"):
             found[name] = (await connection.exec_driver_sql(f"PRAGMA {name}")).scalar()
