@@ -26,7 +26,7 @@ PATIENT = TieredConfig(
     lease_life=PATIENCE,
 )
 
-UNREFUSED = {"lock_timeout": 3.0, "statement_timeout": 5.0, "mask_age": 3.0, "mask_life": 9.0}
+UNREFUSED = {"lock_timeout": 2.0, "statement_timeout": 3.0, "mask_age": 2.0, "mask_life": 5.5}
 """Settings with which no write is refused either, for tests that wait for what comes after a mask's life."""
 
 
