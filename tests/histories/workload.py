@@ -33,7 +33,7 @@ from tiered_sessions import (
     TieredSessionService,
     metrics,
 )
-from tiered_sessions.tier import breaker, calls
+from tiered_sessions.tier import breaker, cache_calls
 
 USERS = ("u0", "u1")
 SHORT, LONG = 40, 120
@@ -365,7 +365,7 @@ async def serve(settings: dict[str, Any]) -> None:
             `cache_factory`: `module:name` of another cache.
     """
     patience = settings["patience"]
-    breaker._SHORTEST = breaker.LONGEST = calls.LONGEST = patience
+    breaker._SHORTEST = breaker.LONGEST = cache_calls.LONGEST = patience
     config = {"cache_budget": patience, **settings["config"]}
     counters = Counters()
     pool = {} if settings["db_url"].startswith("sqlite") else {"pool_size": 8}
