@@ -187,9 +187,7 @@ class CacheCalls:
         if self._background:
             await asyncio.wait(tuple(self._background))
 
-    async def _follow(
-        self, earlier: asyncio.Task[Any] | None, command: CacheCommand, behind: bool
-    ) -> None:
+    async def _follow(self, earlier: asyncio.Task[Any] | None, command: CacheCommand, behind: bool) -> None:
         began = self._clock()
         try:
             # One limit for the turn and the command, so that a queue on a hanging cache ends.
