@@ -151,6 +151,22 @@ def test_the_breaker_stops_traffic_and_heals_by_itself() -> None:
     run(main())
 
 
+def test_what_withdraws_a_late_mask_goes_though_it_has_opened_the_breaker() -> None:
+    """Also to a cache that cannot post, as a cluster: the turn of the command comes when it is open."""
+
+    async def main() -> None:
+        cache = TroubledCache(delay=None)
+        sessions = tier(ToyStore(), cache)
+        await sessions.prepare()
+        for number in range(8):
+            await sessions.delete(KEY._replace(session_id=f"s{number}"))
+        await sessions.flush()
+        assert cache.commands.count("intent") == cache.commands.count("drop") == 5
+        await sessions.close()
+
+    run(main())
+
+
 class Overloaded(Unavailable):
     """What a cache of somebody else's may answer."""
 

@@ -172,7 +172,7 @@ class CacheCalls:
         # What was posted is in order by itself.
         posted = self._post(command) if earlier is None else None
         if posted is None:
-            posted = self._last[scope] = asyncio.create_task(self._follow(earlier, command))
+            posted = self._last[scope] = asyncio.create_task(self._follow(earlier, command, behind))
             posted.add_done_callback(partial(self._forget, scope))
         self._background.add(posted)
         posted.add_done_callback(self._background.discard)
@@ -187,14 +187,14 @@ class CacheCalls:
         if self._background:
             await asyncio.wait(tuple(self._background))
 
-    async def _follow(self, earlier: asyncio.Task[Any] | None, command: CacheCommand) -> None:
+    async def _follow(self, earlier: asyncio.Task[Any] | None, command: CacheCommand, behind: bool) -> None:
         began = self._clock()
         try:
             # One limit for the turn and the command, so that a queue on a hanging cache ends.
             async with asyncio.timeout(_LATER_TIMEOUT):
                 if earlier is not None and not earlier.done():
                     await asyncio.wait((earlier,))
-                if not self._breaker.open:
+                if behind or not self._breaker.open:
                     await self.perform(command)
                     return
         except TimeoutError:
