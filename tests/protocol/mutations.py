@@ -343,7 +343,7 @@ HITS = [
     Mutation(
         "release",
         "hits",
-        edit(MemoryCache, "release", "self._put(key, self._get(key, self._clock()).without(token))", "pass"),
+        edit(MemoryCache, "release", "self._put(key, slot)", "pass"),
         scenarios.repeated,
         all_hits,
         faults=UNHURRIED,

@@ -121,7 +121,7 @@ def failed_over_to_the_former(fleet: Fleet) -> None:
 
 def cut_off(fleet: Fleet) -> None:
     fleet.look_around(0)
-    append(fleet, 1, meets("intent", REFUSED))
+    append(fleet, 1, meets("intent", REFUSED, ("drop", REFUSED)))
     fleet.heal()
 
 

@@ -91,6 +91,15 @@ class IntentDoesNotProlong(Broken):
 # --- leases --------------------------------------------------------------------------------------
 
 
+class ReleaseKeepsTheLease(Broken):
+    caught_by = "test_a_released_lease_is_free"
+
+    async def release(self, key: ScopeKey, token: str) -> None:
+        before = self.slot(key)
+        await super().release(key, token)
+        self.change(key, lease=before.lease, expires=before.expires)
+
+
 class LeaseAlwaysGranted(Broken):
     caught_by = "test_of_leases_asked_for_together_one_is_granted"
 

@@ -135,7 +135,7 @@ class SessionCache(Protocol):
         ...
 
     async def release(self, key: ScopeKey, token: str) -> Unavailable | None:
-        """Takes one mask away: its write is known to have changed nothing."""
+        """Takes away the token's mask, whose write is known to have changed nothing, or its lease."""
         ...
 
     async def lease(self, key: ScopeKey, token: str) -> Granted | LeaseRefused | Unavailable:

@@ -176,7 +176,10 @@ class MemoryCache:
         return now
 
     async def release(self, key: ScopeKey, token: str) -> Unavailable | None:
-        self._put(key, self._get(key, self._clock()).without(token))
+        slot = self._get(key, self._clock()).without(token)
+        if slot.lease is not None and slot.lease.token == token:
+            slot = replace(slot, lease=None)
+        self._put(key, slot)
         return None
 
     async def lease(self, key: ScopeKey, token: str) -> Granted | LeaseRefused | Unavailable:

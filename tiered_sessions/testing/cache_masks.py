@@ -146,6 +146,14 @@ class LeaseRules(CacheFixtures):
         assert await cache.lease(KEY, "two") is LeaseRefused.WAIT
         assert await cache.fill(KEY, "one", at, "", content(1)) is FillReply.STORED
 
+    async def test_a_released_lease_is_free(self, cache: SessionCache) -> None:
+        """R6: whoever was granted it too late gives it back, and nobody else's."""
+        await granted(cache, "late")
+        await cache.release(KEY, "nobody")
+        assert await cache.lease(KEY, "reader") is LeaseRefused.WAIT
+        await cache.release(KEY, "late")
+        await granted(cache, "reader")
+
     async def test_of_leases_asked_for_together_one_is_granted(self, cache: SessionCache) -> None:
         """R30: one reader of the fleet loads."""
         replies = await asyncio.gather(*(cache.lease(KEY, f"reader-{number}") for number in range(10)))

@@ -58,7 +58,8 @@ class Breaker:
         self._results.append(True)
         self._replies += 1
         if self._replies > 1:
-            self._slowest = max(seconds, self._slowest * _DECAY)
+            # Beyond the longest time-out there is nothing to adapt to: such a reply was not waited for.
+            self._slowest = max(min(seconds, LONGEST / _FACTOR), self._slowest * _DECAY)
 
     def failed(self, began: float) -> bool:
         """Notes the failure of a command that was sent at `began`; true if it opened the breaker."""

@@ -36,6 +36,7 @@ from .steps import (
     Release,
     ScopedCommand,
     Touch,
+    Unsent,
 )
 
 logger = logging.getLogger("tiered_sessions")
@@ -106,7 +107,7 @@ class CacheCalls:
             probe = asyncio.create_task(self._probe(self._cache))
             self._background.add(probe)
             probe.add_done_callback(self._background.discard)
-        return _unavailable(command, "the circuit breaker is open")
+        return _of(command, Unsent("the circuit breaker is open"))
 
     def begin(self, command: CacheCommand) -> Coroutine[Any, Any, Any] | asyncio.Future[Any]:
         """Performs one command and tells the breaker how it went; it may wait for `hurry()` to be sent."""
@@ -131,7 +132,7 @@ class CacheCalls:
         except Exception as error:
             # No cache may do that (cache/base.py), but if one does it must not fail the call (I7).
             logger.exception("the cache raised %s", type(error).__name__)
-            reply = _unavailable(command, type(error).__name__)
+            reply = _of(command, Unavailable(type(error).__name__))
         return self._noted(command, began, reply)
 
     def _noted(self, command: CacheCommand, began: float, reply: Any) -> Any:
@@ -238,7 +239,6 @@ class CacheCalls:
                 return cache.elect(self._owner, self._elected_for)
 
 
-def _unavailable(command: CacheCommand, reason: str) -> Any:
-    """Returns the reply of a command that was not performed."""
-    down = Unavailable(reason)
+def _of(command: CacheCommand, down: Unavailable) -> Any:
+    """Returns the reply to a command that was not performed."""
     return tuple(down for _ in command.keys) if isinstance(command, LookUp) else down

@@ -78,6 +78,7 @@ from .steps import (
     Timer,
     Token,
     Touch,
+    Unsent,
     Wait,
     Write,
     Wrote,
@@ -108,6 +109,11 @@ def fitting(content: Content, rules: Rules) -> Content | None:
     if not content.complete:
         before = None if content.before is None else max(content.before, before or 0)
     return replace(content, events=content.events[cut:], complete=False, before=before)
+
+
+def _lost(reply: Any) -> bool:
+    """Says whether nobody knows what has become of a command."""
+    return isinstance(reply, Unavailable) and not isinstance(reply, Unsent)
 
 
 # --- read (consistency 5.3) --------------------------------------------------------------------
@@ -256,6 +262,7 @@ def fetch(key: SessionKey, query: Query, leases: Sequence[ScopeKey], rules: Rule
         tokens[scope] = yield Token()
         asked[(yield Send(Lease(scope, tokens[scope])))] = scope
     granted: dict[ScopeKey, Granted] = {}
+    late: list[ScopeKey] = []
     refused: LeaseRefused | None = None
     while asked:
         got = yield Wait(tuple(asked), Timer.CACHE)
@@ -264,8 +271,13 @@ def fetch(key: SessionKey, query: Query, leases: Sequence[ScopeKey], rules: Rule
         scope = asked.pop(got.handle)
         if isinstance(got.value, Granted):
             granted[scope] = got.value
+        elif _lost(got.value):
+            late.append(scope)
         elif isinstance(got.value, LeaseRefused) and scope == key.session:
             refused = got.value
+    for scope in (*late, *asked.values()):
+        # One that is granted late has the next readers wait for a fill that never comes.
+        yield Later(Release(scope, tokens[scope]), behind=True)
 
     # Somebody fills it already: look again, once or until the budget is over, whole each time.
     yield Seal()
@@ -286,10 +298,6 @@ def fetch(key: SessionKey, query: Query, leases: Sequence[ScopeKey], rules: Rule
     if key.session in granted and query != Query():
         wanted = Query(limit=max(query.limit or 0, rules.window_events))
     snapshot: Snapshot | None = yield Ask(Load(key, wanted))
-    for scope in asked.values():
-        # A lease that is granted late has the next readers wait for a fill that never comes.
-        content = snapshot.content(scope) if snapshot else None
-        yield Later(Drop(scope, None, content.tag if content else None), behind=True)
     for scope, grant in granted.items():
         content = snapshot.content(scope) if snapshot else None
         content = fitting(content, rules) if content else None
@@ -351,8 +359,9 @@ def read(key: SessionKey, query: Query, rules: Rules) -> Steps[Answer]:
 class Marked(NamedTuple):
     """The masks of one write: when the server took each, for the scopes it acknowledged.
 
-    Of the late ones nobody knows. They hide what they arrive at until they expire, so they are taken
-    away like the others as soon as the outcome is known; if that overtakes them, they do expire (R6).
+    Of the late ones nobody knows: they have had no reply in time, or their connection has broken. They
+    would hide what they arrive at until they expire, so they are taken away like the others as soon
+    as the outcome is known; if that overtakes them, they do expire (R6).
     """
 
     token: str
@@ -380,18 +389,20 @@ def _mask(
             asked[(yield Send(Intent(scope, token)))] = scope
         handles = tuple(asked)
         acknowledged: dict[ScopeKey, int] = {}
+        late: list[ScopeKey] = []
         while asked:
             got = yield Wait(tuple(asked), Timer.CACHE)
-            if got is Ended.CANCELLED:
-                for scope in scopes:
-                    yield Later(Release(scope, token))
-                return None
-            if got is Ended.TIMER:
+            if not isinstance(got, Reply):
                 break
             scope = asked.pop(got.handle)
-            if not isinstance(got.value, Unavailable):
+            if _lost(got.value):
+                late.append(scope)
+            elif not isinstance(got.value, Unavailable):
                 acknowledged[scope] = got.value
-        marked = Marked(token, acknowledged, tuple(asked.values()))
+        marked = Marked(token, acknowledged, (*late, *asked.values()))
+        if got is Ended.CANCELLED:
+            yield from _release(marked)
+            return None
         # A mask that was sent long ago could end before the statement does (R7).
         if (yield Young(handles)):
             return marked

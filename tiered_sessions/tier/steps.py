@@ -107,11 +107,17 @@ class Reply(NamedTuple):
     value: Any
 
 
+@dataclass(frozen=True, slots=True)
+class Unsent(Unavailable):
+    """The command was not sent: nothing comes of it later."""
+
+
 class Later(NamedTuple):
     """Performs a command that nobody waits for, after earlier ones of the same key.
 
     `behind`: It undoes one of this call that has had no reply. If the cache does not answer at the moment,
-    it goes all the same, and arrives when the other does.
+    it goes all the same, and arrives when the other does (unless connections are lent by a client of the
+    caller's, where it waits for its turn).
     """
 
     command: ScopedCommand

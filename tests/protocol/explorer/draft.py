@@ -12,13 +12,12 @@ from tests.protocol.explorer.programs import Answered, Begins, Returned
 from tests.protocol.explorer.sql import FIRST, KEY, Foreign, Sql
 from tests.protocol.explorer.state import Actor, Process, Promise, State
 from tests.protocol.explorer.tiers import Elected, Rest
-from tiered_sessions.cache.base import Unavailable
 from tiered_sessions.tier import steps
 
 _NOW = 1_000_000
 _SQL = (steps.SqlRead, steps.Write, Foreign)
 _SCOPED = steps.ScopedCommand
-_DOWN = Unavailable("cut off")
+_DOWN = steps.Unsent("cut off")
 
 
 class Draft:
