@@ -295,7 +295,7 @@ async def test_on_postgresql_and_redis(
 
 # --- the suite has teeth -----------------------------------------------------------------------------
 
-CANCELLED = "if got is Ended.CANCELLED:\n            "
+CANCELLED = "if told.cancelled:\n            "
 RELEASED = "yield from _release(marked)"
 
 

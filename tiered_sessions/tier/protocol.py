@@ -111,9 +111,33 @@ def fitting(content: Content, rules: Rules) -> Content | None:
     return replace(content, events=content.events[cut:], complete=False, before=before)
 
 
-def _lost(reply: Any) -> bool:
-    """Says whether nobody knows what has become of a command."""
-    return isinstance(reply, Unavailable) and not isinstance(reply, Unsent)
+class Told(NamedTuple):
+    """What became of commands that were sent together, by scope.
+
+    Of the `late` ones nobody knows: they have had no reply in time, or their connection has broken. They
+    may take effect still (R6).
+    """
+
+    replies: dict[ScopeKey, Any]
+    late: tuple[ScopeKey, ...]
+    cancelled: bool
+
+
+def _told(asked: dict[int, ScopeKey]) -> Steps[Told]:
+    """Waits for the replies to all of `asked`, by handle."""
+    replies: dict[ScopeKey, Any] = {}
+    lost: list[ScopeKey] = []
+    got: Reply | Ended | None = None
+    while asked:
+        got = yield Wait(tuple(asked), Timer.CACHE)
+        if not isinstance(got, Reply):
+            break
+        scope = asked.pop(got.handle)
+        if isinstance(got.value, Unavailable) and not isinstance(got.value, Unsent):
+            lost.append(scope)
+        else:
+            replies[scope] = got.value
+    return Told(replies, (*lost, *asked.values()), got is Ended.CANCELLED)
 
 
 # --- read (consistency 5.3) --------------------------------------------------------------------
@@ -261,21 +285,10 @@ def fetch(key: SessionKey, query: Query, leases: Sequence[ScopeKey], rules: Rule
     for scope in leases:
         tokens[scope] = yield Token()
         asked[(yield Send(Lease(scope, tokens[scope])))] = scope
-    granted: dict[ScopeKey, Granted] = {}
-    late: list[ScopeKey] = []
-    refused: LeaseRefused | None = None
-    while asked:
-        got = yield Wait(tuple(asked), Timer.CACHE)
-        if not isinstance(got, Reply):
-            break
-        scope = asked.pop(got.handle)
-        if isinstance(got.value, Granted):
-            granted[scope] = got.value
-        elif _lost(got.value):
-            late.append(scope)
-        elif isinstance(got.value, LeaseRefused) and scope == key.session:
-            refused = got.value
-    for scope in (*late, *asked.values()):
+    told: Told = yield from _told(asked)
+    granted = {scope: reply for scope, reply in told.replies.items() if isinstance(reply, Granted)}
+    refused = told.replies.get(key.session)
+    for scope in told.late:
         # One that is granted late has the next readers wait for a fill that never comes.
         yield Later(Release(scope, tokens[scope]), behind=True)
 
@@ -359,9 +372,8 @@ def read(key: SessionKey, query: Query, rules: Rules) -> Steps[Answer]:
 class Marked(NamedTuple):
     """The masks of one write: when the server took each, for the scopes it acknowledged.
 
-    Of the late ones nobody knows: they have had no reply in time, or their connection has broken. They
-    would hide what they arrive at until they expire, so they are taken away like the others as soon
-    as the outcome is known; if that overtakes them, they do expire (R6).
+    The late ones would hide what they arrive at until they expire, so they are taken away like the others
+    as soon as the outcome is known; if that overtakes them, they do expire (R6).
     """
 
     token: str
@@ -388,19 +400,10 @@ def _mask(
         for scope in scopes:
             asked[(yield Send(Intent(scope, token)))] = scope
         handles = tuple(asked)
-        acknowledged: dict[ScopeKey, int] = {}
-        late: list[ScopeKey] = []
-        while asked:
-            got = yield Wait(tuple(asked), Timer.CACHE)
-            if not isinstance(got, Reply):
-                break
-            scope = asked.pop(got.handle)
-            if _lost(got.value):
-                late.append(scope)
-            elif not isinstance(got.value, Unavailable):
-                acknowledged[scope] = got.value
-        marked = Marked(token, acknowledged, (*late, *asked.values()))
-        if got is Ended.CANCELLED:
+        told: Told = yield from _told(asked)
+        acknowledged = {scope: at for scope, at in told.replies.items() if not isinstance(at, Unavailable)}
+        marked = Marked(token, acknowledged, told.late)
+        if told.cancelled:
             yield from _release(marked)
             return None
         # A mask that was sent long ago could end before the statement does (R7).

@@ -24,12 +24,12 @@ LEASES = "    tokens: dict[ScopeKey, str] = {}\n    asked: dict[int, ScopeKey] =
 INTENTS = """\
             asked[(yield Send(Intent(scope, token)))] = scope
         handles = tuple(asked)
-        acknowledged: dict[ScopeKey, int] = {}
+        told: Told = yield from _told(asked)
 """
 UNAWAITED = """\
             yield Later(Intent(scope, token))
         handles = ()
-        acknowledged = dict.fromkeys(scopes, 0)
+        told = Told(dict.fromkeys(scopes, 0), (), False)
 """
 COMMIT = "    outcome = yield Ask(Write(operation, tuple(unmasked)))\n"
 DELETION = "    outcome: DeleteOutcome = yield from _commit(operation, (session,), marked, rules)\n"
