@@ -59,3 +59,14 @@ def test_what_was_under_way_together_is_one_failure() -> None:
         assert not any(breaker.failed(sent) for _ in range(32)), "a pause of the server is no outage"
     assert breaker.failed(time.monotonic())
     assert breaker.open
+
+
+def test_a_reply_that_nobody_waited_for_stretches_the_time_out_no_further_than_the_longest() -> None:
+    breaker = Breaker(lambda: 0.0)
+    for _ in range(10):
+        breaker.succeeded(0.000_2)
+    breaker.succeeded(0.9)
+    assert breaker.timeout == LONGEST
+    for _ in range(700):
+        breaker.succeeded(0.000_2)
+    assert breaker.timeout < LONGEST / 2

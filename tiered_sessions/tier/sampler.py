@@ -20,7 +20,7 @@ from .verifier import Finding, Verdict, Verifier
 logger = logging.getLogger("tiered_sessions")
 
 _LIMIT: Final = 32
-"""How many samples are under way at once: about one a second begins, however many calls there are."""
+"""How many samples are under way at once: one a second begins at a `max_staleness` of 30 s."""
 _PATIENCE: Final = 5.0
 
 
