@@ -110,7 +110,10 @@ async def test_a_late_mask_goes_with_its_write(
     assert not any(isinstance(entry, Masked) for entry in found), found
 
 
-async def test_late_masks_go_though_the_cache_seems_to_be_gone(slow: Slow) -> None:
+@pytest.mark.parametrize("write", [append, create_again])
+async def test_late_masks_go_though_the_cache_seems_to_be_gone(
+    slow: Slow, write: Callable[[Slow, Session], Awaitable[None]]
+) -> None:
     """What opened the circuit breaker has masked: its withdrawal is behind it, and sent all the same."""
     keys = [slow.key._replace(session_id=f"s{number}") for number in range(20)]
     sessions = [
@@ -118,14 +121,14 @@ async def test_late_masks_go_though_the_cache_seems_to_be_gone(slow: Slow) -> No
     ]
     slow.relay.hold_requests("EVALSHA")
     for session in sessions:
-        await slow.service.append_event(session, Event(author="a", invocation_id="i"))
+        await write(slow, session)
         if slow.counters.counts["breaker.opened"]:
             break
     # A time-out in a process that was held up itself does not count.
     assert slow.counters.counts["breaker.opened"] == 1
     slow.relay.heal()
     await slow.service.flush()
-    found = await slow.beside.lookup([key.session for key in keys])
+    found = await slow.beside.lookup([*slow.key.scopes, *(key.session for key in keys)])
     assert not any(isinstance(entry, Masked) for entry in found), found
 
 
