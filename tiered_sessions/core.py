@@ -30,6 +30,7 @@ from .records import Create, Query, SessionKey, Snapshot
 from .session_writer import SessionWriter
 from .shared_events import SharedEvents
 from .state import TEMP, json_safe, split, temporary
+from .tier.ahead import Ahead
 from .windows import Windows
 from .wiring import Wiring
 
@@ -147,11 +148,12 @@ class BaseTieredSessionService(Binding[SessionT, EventT]):
         """
         key = SessionKey(app_name, user_id, session_id)
         with self._translating:
+            ahead = Ahead(self._assembled)
             if config is None and self._windows is not None:
                 snapshot = await self._windowed(key, self._windows)
             else:
-                snapshot = await self._wiring.tier().get(key, query_of(config))
-            return None if snapshot is None else self._assembled(snapshot)
+                snapshot = await self._wiring.tier().get(key, query_of(config), ahead)
+            return None if snapshot is None else ahead.of(snapshot)
 
     async def _windowed(self, key: SessionKey, windows: Windows) -> Snapshot | None:
         read: int | None = windows.read

@@ -119,9 +119,26 @@ class Snapshot:
     app: Content | None
     expires_in: int | None = None
 
+    def shows(self, other: Snapshot) -> bool:
+        """Says whether a reader would be given the same for both."""
+        one, two = self.session, other.session
+        return (
+            _equal(one, two)
+            and one.events == two.events
+            and _equal(self.user, other.user)
+            and _equal(self.app, other.app)
+        )
+
     def content(self, scope: ScopeKey) -> Content | None:
         """Returns the part that `scope` names."""
         return {"session": self.session, "user": self.user, "app": self.app}[scope.kind]
+
+
+def _equal(one: Content | None, two: Content | None) -> bool:
+    """Says whether both have the same tag and state."""
+    if one is None or two is None:
+        return one is two
+    return one is two or (one.tag == two.tag and one.state == two.state)
 
 
 @dataclass(slots=True)

@@ -20,14 +20,16 @@ from typing import Any, Final, Generic, cast
 
 from .errors import SharedEventChangedError
 from .likes import EventT
-from .records import Content, EventRecord, SessionKey
+from .records import Content, EventRecord, Query, SessionKey, Snapshot
 from .untracked import untrack
 
 # One session alone must not drive out all others.
 _SHARE: Final = 4
 # Bytes of a record and of a session besides their JSON.
 _RECORD: Final = 150
-_SESSION: Final = 500
+_SESSION: Final = 1000
+# Of a state.
+_SMALL: Final = 1024
 _BITS: Final = 60
 _HASH: Final = (1 << _BITS) - 1
 
@@ -73,10 +75,11 @@ class _CheckedRecord(KeptRecord[EventT]):
 class _Kept(Generic[EventT]):
     """One session: its content, if a tag is known to tell it by, and the part of it that was decoded.
 
-    `undecoded` and `decoded`: how many bytes both take.
+    `undecoded` and `decoded`: how many bytes both take. `shared`: the user's and the app's content beside
+    which it was read last.
     """
 
-    __slots__ = ("content", "decoded", "events", "records", "undecoded")
+    __slots__ = ("content", "decoded", "events", "records", "shared", "undecoded")
 
     def __init__(
         self,
@@ -85,12 +88,14 @@ class _Kept(Generic[EventT]):
         records: tuple[KeptRecord[EventT], ...] = (),
         events: list[EventT] | None = None,
         decoded: int = 0,
+        shared: tuple[Content | None, Content | None] | None = None,
     ) -> None:
         self.content = content
         self.undecoded = undecoded
         self.records = records
         self.events: list[EventT] = [] if events is None else events
         self.decoded = decoded
+        self.shared = shared
         untrack(self.events)
         untrack(self.records)
 
@@ -154,7 +159,27 @@ class SharedEvents(Generic[EventT]):
             if kept is None:
                 self._put(key, _Kept(content, size))
             else:
-                self._put(key, _Kept(content, size, kept.records, kept.events, kept.decoded))
+                self._put(key, _Kept(content, size, kept.records, kept.events, kept.decoded, kept.shared))
+
+    def expected(self, key: SessionKey, query: Query) -> Snapshot | None:
+        """Returns what a reader will be answered if nothing has changed anywhere; None: nobody can say."""
+        kept = self._sessions.get(key)
+        if kept is None or kept.content is None or kept.shared is None:
+            return None
+        content = kept.content
+        if not query.answered_by(content):
+            return None
+        events = query.select(content.events)
+        if events is not content.events:
+            content = Content(content.tag, content.state, events, content.complete, content.before)
+        return Snapshot(key, content, *kept.shared)
+
+    def answered(self, snapshot: Snapshot) -> None:
+        """Notes what a reader was answered, for the next. A large shared state is not held for that."""
+        kept, user, app = self._sessions.get(snapshot.key), snapshot.user, snapshot.app
+        if kept is not None:
+            small = (user is None or len(user.state) <= _SMALL) and (app is None or len(app.state) <= _SMALL)
+            kept.shared = (user, app) if small else None
 
     def clear(self) -> None:
         """Forgets everything."""
@@ -247,7 +272,7 @@ class SharedEvents(Generic[EventT]):
                 # Of what is not new no more is known than what all of it took.
                 old = min(len(whole) - 1, len(kept.records))
                 decoded += kept.decoded * old // len(kept.records)
-            self._put(key, _Kept(content, undecoded, whole, events, decoded))
+            self._put(key, _Kept(content, undecoded, whole, events, decoded, kept.shared))
 
     def _put(self, key: SessionKey, kept: _Kept[EventT]) -> None:
         old = self._sessions.pop(key, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 from ..store.base import StoreWriter
@@ -30,6 +30,7 @@ class Call:
         cut: The wait in which the caller of a write was cancelled. It is to be waited again, where
             nobody can cancel it: before the statement was sent it then answers `Ended.CANCELLED`.
         asking: Whether what was waited for last answers an `Ask`.
+        meanwhile: Is called while the cache is asked, if nobody else waits for it. It raises nothing.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Call:
         self.stopped = False
         self.cut: Wait | None = None
         self.asking = False
+        self.meanwhile: Callable[[], None] | None = None
         # By handle; of a command that was not worth sending its reply.
         self._commands: dict[int, Coroutine[Any, Any, Any] | asyncio.Future[Any] | Reply] = {}
         # How many of them are coroutines.

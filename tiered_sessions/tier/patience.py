@@ -31,6 +31,11 @@ class Patience:
         self._due = 0.0
         self._turns = _TURNS
 
+    @property
+    def idle(self) -> bool:
+        """Whether nobody waits."""
+        return not self._waits
+
     async def within(self, command: Awaitable[T], limit: float) -> T:
         """Awaits `command` for at most `limit` seconds.
 

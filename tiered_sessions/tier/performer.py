@@ -128,6 +128,8 @@ class Performer:
         limit = self._breaker.timeout
         allowed = min(limit, call.budget)
         began = self._clock()
+        if call.meanwhile is not None and self._patience.idle:
+            call.meanwhile()
         try:
             return await self._patience.within(begun, allowed)
         except TimeoutError:

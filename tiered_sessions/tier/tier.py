@@ -50,6 +50,7 @@ from ..shared_events import SharedEvents
 from ..store.base import SessionStore
 from ..uncut import uncut
 from . import chores, protocol, steps
+from .ahead import Ahead
 from .breaker import Breaker
 from .cache_calls import CacheCalls
 from .call import Call
@@ -120,6 +121,7 @@ class SessionTier:
         self._floors = Floors(None if staleness is None else staleness + 1, clock)
         if kept is None:
             kept = SharedEvents(_undecoded, config.decoded_bytes, shared=False)
+        self._kept = kept
         self._knowledge = Knowledge(self._floors, kept, self._breaker, clock, config.mask_age)
         self._statements = Statements(store, self._metrics, config.store_reads)
         self._performer = Performer(
@@ -179,15 +181,25 @@ class SessionTier:
         finally:
             self._preparing = None
 
-    async def get(self, key: SessionKey, query: Query) -> Snapshot | None:
-        """Reads one session with the events `query` asks for; None if there is none."""
+    async def get(
+        self, key: SessionKey, query: Query, ahead: Ahead[Any] | None = None
+    ) -> Snapshot | None:
+        """Reads one session with the events `query` asks for; None if there is none.
+
+        `ahead`: is told, while the cache is asked, what the answer is going to be if nothing has changed.
+        """
         if self._closed or not self._prepared:
             await self.prepare()
         call = Call(self._config.cache_budget)
+        if ahead is not None:
+            call.meanwhile = lambda: ahead.begin(self._kept.expected(key, query))
         answer = await self._performer.perform(protocol.read(key, query, self._rules), call)
         self._metrics.count(_SOURCES[answer.source])
         self._sample(key)
-        return answer.snapshot
+        snapshot = answer.snapshot
+        if ahead is not None and ahead.tried and snapshot is not None and not ahead.confirm(snapshot):
+            self._kept.answered(snapshot)
+        return snapshot
 
     async def append(self, append: Append) -> Committed | Already:
         """Stores events and state changes atomically.
