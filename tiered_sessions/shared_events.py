@@ -104,7 +104,7 @@ class SharedEvents(Generic[EventT]):
     """The sessions read last, with their events as callers get them.
 
     Args:
-        decode: Makes the event of a record.
+        decode: Makes the events of records.
         max_bytes: How much memory all of it may take, estimated; 0 keeps nothing.
         shared: Whether decoded events are kept, for every reader.
         checked: Compares an event with what it was, whenever it is given out again.
@@ -113,7 +113,7 @@ class SharedEvents(Generic[EventT]):
 
     def __init__(
         self,
-        decode: Callable[[EventRecord], EventT],
+        decode: Callable[[Sequence[EventRecord]], list[EventT]],
         max_bytes: int,
         *,
         shared: bool = True,
@@ -203,7 +203,7 @@ class SharedEvents(Generic[EventT]):
             SharedEventChangedError: A caller changed one that it was given (only if `checked`).
         """
         if not self._shared:
-            return list(map(self._decode, records))
+            return self._decode(records)
         if not records:
             return []
         kept = self._latest(key)
@@ -216,27 +216,29 @@ class SharedEvents(Generic[EventT]):
         same = 0 if self._checked else min(len(old) - start, len(records))
         if cast("Any", records[:same]) != old[start : start + same]:
             same = 0
-        new: list[KeptRecord[EventT]] = []
-        decoded = 0
+        found: list[KeptRecord[EventT] | None] = []
+        lacking: list[EventRecord] = []
         for number, record in enumerate(records[same:], start + same):
+            one: KeptRecord[EventT] | None = None
             if isinstance(record, KeptRecord):
-                one: KeptRecord[EventT] = record
+                one = record
             elif number < len(old) and old[number].stands_for(record):
                 one = old[number]
             else:
-                new.append(self._record(record, self._decode(record)))
-                decoded += _decoded(record.payload)
-                continue
-            if self._checked:
+                lacking.append(record)
+            if one is not None and self._checked:
                 _compare(key, one)
-            new.append(one)
+            found.append(one)
+        made = map(self._record, lacking, self._decode(lacking) if lacking else ())
+        new = [next(made) if one is None else one for one in found]
         events = [one.event for one in new]
         if kept is not None and same:
             events = kept.events[start : start + same] + events
-        if decoded:
+        if lacking:
             # What is kept and comes before them stays.
             earlier = _Kept[EventT](None, 0) if kept is None else kept
             whole = old[: start + same] + tuple(new), earlier.events[:start] + events
+            decoded = sum([_decoded(record.payload) for record in lacking])
             self._extend(key, records, *whole, decoded, _undecoded(records[same:]))
         return events
 

@@ -52,7 +52,7 @@ def test_an_id_is_kept_once() -> None:
 
 def measure(part: str) -> tuple[int, int]:
     """Returns how many bytes the events of a session take by the estimate, and by the allocator."""
-    kept = SharedEvents(lambda one: adk._decode_shared(stored_event(one)), 10**9)
+    kept = SharedEvents(lambda some: [adk._decode_shared(stored_event(one)) for one in some], 10**9)
     for session in "ab":
         records = tuple(record(number, part) for number in range(EVENTS))
         if session == "b":

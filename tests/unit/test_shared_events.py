@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -27,6 +28,10 @@ def decoded(found: EventRecord) -> Event:
     return Event(id=found.id, timestamp=found.timestamp, author=found.payload.decode())
 
 
+def all_decoded(found: Sequence[EventRecord]) -> list[Event]:
+    return list(map(decoded, found))
+
+
 def history(*numbers: int) -> tuple[EventRecord, ...]:
     return tuple(record(number) for number in numbers)
 
@@ -38,9 +43,9 @@ class Decoding:
         self.decoded: list[int] = []
         self.shared = SharedEvents(self._decode, max_bytes, checked=checked)
 
-    def _decode(self, found: EventRecord) -> Event:
-        self.decoded.append(found.seq)
-        return decoded(found)
+    def _decode(self, found: Sequence[EventRecord]) -> list[Event]:
+        self.decoded += [one.seq for one in found]
+        return all_decoded(found)
 
     def of(self, records: tuple[EventRecord, ...], key: SessionKey = KEY) -> list[int]:
         """Reads, compares with a decoding of its own, and returns the numbers of what was decoded."""
@@ -49,7 +54,7 @@ class Decoding:
         decoded = list(self.decoded)
         assert [event.id for event in events] == [one.id for one in records]
         for event, one in zip(events, records, strict=True):
-            assert isinstance(one, KeptRecord) or event == self._decode(one)
+            assert isinstance(one, KeptRecord) or [event] == self._decode([one])
         events.clear()
         return decoded
 
@@ -161,7 +166,7 @@ def test_a_part_does_not_replace_more_of_the_same() -> None:
 
 
 def test_who_reads_the_json_finds_it() -> None:
-    shared = SharedEvents(decoded, 10_000_000, keeps_json=True)
+    shared = SharedEvents(all_decoded, 10_000_000, keeps_json=True)
     content = Content(TAG, b"{}", history(1, 2, 3))
     shared.keep(KEY, content)
     first = shared.of(KEY, content.events)
@@ -171,7 +176,7 @@ def test_who_reads_the_json_finds_it() -> None:
 
 
 def test_what_is_not_shared_is_kept_as_it_came() -> None:
-    shared = SharedEvents(decoded, 10_000_000, shared=False)
+    shared = SharedEvents(all_decoded, 10_000_000, shared=False)
     content = Content(TAG, b"{}", history(1, 2))
     shared.keep(KEY, content)
     assert shared.of(KEY, content.events)[0] is not shared.of(KEY, content.events)[0]
@@ -183,7 +188,7 @@ def test_what_is_not_shared_is_kept_as_it_came() -> None:
 def test_kept_sessions_are_measured_by_what_was_added() -> None:
     """An append costs the same however long the history; the sum stays right."""
     events = tuple(EventRecord(n, str(n), n, b"x" * 100) for n in range(10))
-    whole, grown = SharedEvents(decoded, 100_000), SharedEvents(decoded, 100_000)
+    whole, grown = SharedEvents(all_decoded, 100_000), SharedEvents(all_decoded, 100_000)
     grown.keep(KEY, Content(TAG, b"{}", events[:6]))
     longer = Content(TAG, b'{"a": 1}', events)
     grown.keep(KEY, longer, events[6:])
@@ -195,7 +200,7 @@ def test_kept_sessions_are_measured_by_what_was_added() -> None:
 def test_what_is_kept_already_is_not_kept_again() -> None:
     """Reads that come from SQL keep what they read each time; of equal content the decoded one stays."""
     events = history(1, 2, 3)
-    shared = SharedEvents(decoded, 100_000)
+    shared = SharedEvents(all_decoded, 100_000)
     part = Content(TAG, b"{}", events, complete=False)
     shared.keep(KEY, part)
     shared.of(KEY, events)

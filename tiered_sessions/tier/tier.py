@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import metrics as counters
@@ -361,7 +361,7 @@ class SessionTier:
             self._sampler.offer(key)
 
 
-def _undecoded(record: EventRecord) -> Any:
+def _undecoded(records: Sequence[EventRecord]) -> list[Any]:
     raise AssertionError("who wants events gives what decodes them")
 
 
