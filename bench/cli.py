@@ -169,12 +169,23 @@ async def _run(servers: Servers, mode: Mode, choice: Choice, console: Console) -
     return results
 
 
+def _cell(name: str) -> Cell:
+    """Returns the cell of a name as `--list` has it, or without its family.
+
+    Raises:
+        SystemExit: There is none.
+    """
+    for cell in plan.cells(MODES["full"], "postgresql", Choice()):
+        if cell.processes == 1 and name in (cell.name, cell.name.partition("/")[2]):
+            return cell
+    raise SystemExit(f"no cell of one process on PostgreSQL is named {name}; --list names them")
+
+
 async def _profile(servers: Servers, mode: Mode, name: str) -> str:
-    workload, _, callers = name.partition("/")
-    cell = Cell("postgresql", workload, int(callers.removeprefix("c") or 1))
+    cell = _cell(name)
     async with Places(servers) as places:
         runner = Runner(places, mode, Choice(subjects=(OURS,)), Results({}))
-        limits = Limits(mode.scale.seconds, WORKLOADS[workload].operations(cell.callers, mode.scale))
+        limits = Limits(mode.scale.seconds, WORKLOADS[cell.workload].operations(cell.callers, mode.scale))
         return await runner.profile(Task(cell, plan.group(mode, cell), 0, 0, limits))
 
 

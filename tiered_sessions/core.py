@@ -31,6 +31,7 @@ from .session_writer import SessionWriter
 from .shared_events import SharedEvents
 from .state import TEMP, json_safe, split, temporary
 from .tier.ahead import Ahead
+from .untracked import untrack, untrack_json
 from .windows import Windows
 from .wiring import Wiring
 
@@ -174,10 +175,16 @@ class BaseTieredSessionService(Binding[SessionT, EventT]):
         with self._translating:
             found = await self._wiring.tier().sessions(app_name, user_id)
             keys = map(SessionKey, repeat(app_name), found.user_ids, found.session_ids)
-            return [
+            listed = [
                 self._session(key, state, [], tag.update_time / 1_000_000, tag)
                 for key, state, tag in zip(keys, whole_states(found), found.tags, strict=True)
             ]
+            for session in listed:
+                # Each is eight objects, and the lists of some seconds are enough for a full collection.
+                for part in (session, session.__dict__, session.events):
+                    untrack(part)
+                untrack_json(session.state)
+            return listed
 
     async def count_sessions(self, app_name: str, user_id: str | None = None) -> int:
         """Counts the sessions of one user, or of all users of the app."""

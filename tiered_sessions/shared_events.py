@@ -96,8 +96,8 @@ class _Kept(Generic[EventT]):
         self.events: list[EventT] = [] if events is None else events
         self.decoded = decoded
         self.shared = shared
-        untrack(self.events)
-        untrack(self.records)
+        for part in (self, self.events, self.records, *(() if content is None else (content,))):
+            untrack(part)
 
 
 class SharedEvents(Generic[EventT]):
@@ -155,6 +155,7 @@ class SharedEvents(Generic[EventT]):
                 size = kept.undecoded + _undecoded(added) + len(content.state) - len(kept.content.state)
             for record in content.events if added is None else added:
                 untrack(record)
+            untrack(content.tag)
             untrack(content.events)
             if kept is None:
                 self._put(key, _Kept(content, size))
@@ -283,6 +284,7 @@ class SharedEvents(Generic[EventT]):
         if size * _SHARE > self._max_bytes:
             return
         self._sessions[key] = kept
+        untrack(key)
         self._bytes += size
         while self._bytes > self._max_bytes:
             _, least = self._sessions.popitem(last=False)

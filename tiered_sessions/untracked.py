@@ -1,9 +1,10 @@
-"""Takes objects that are kept for long out of the garbage collector's lists.
+"""Takes objects that are kept for long, or that are many, out of the garbage collector's lists.
 
 The collector exists for cycles, and finds them by walking every container there is. Events that were
-read are trees: counting references frees them, and walking a hundred thousand of them takes 100 ms, in
-the middle of somebody's call. The one consequence: a cycle that a caller builds *through* such an
-object (puts into a shared event something that refers to that event) is never freed.
+read, and the sessions of a list, are trees: counting references frees them, and walking a hundred
+thousand objects takes 100 ms, in the middle of somebody's call. The one consequence: a cycle that a
+caller builds *through* such an object (puts into a shared event, or into the state of a listed session,
+something that refers to it) is never freed.
 
 An object that is not tracked is safe wherever it goes: what it refers to has a reference the collector
 cannot account for, so it stays. A dictionary is tracked again when it is given a container.
@@ -14,7 +15,10 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable
+from gc import is_tracked
 from typing import Any, Final
+
+_CONTAINERS: Final = (dict, list)
 
 
 def _of_interpreter() -> Callable[[object], None] | None:
@@ -32,3 +36,13 @@ def _nothing(_: object) -> None:
 
 untrack: Final[Callable[[object], None]] = _of_interpreter() or _nothing
 """Takes one container, not what is in it, out of the collector's lists; repeating it is harmless."""
+
+
+def untrack_json(value: dict[str, Any] | list[Any]) -> None:
+    """Takes a JSON container, and all that are in it, out of the collector's lists."""
+    # The interpreter itself does not track a dictionary without containers.
+    if is_tracked(value):
+        for one in value.values() if isinstance(value, dict) else value:
+            if type(one) in _CONTAINERS:
+                untrack_json(one)
+        untrack(value)

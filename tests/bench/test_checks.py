@@ -10,6 +10,7 @@ from google.adk.events.event import Event
 from google.adk.sessions.session import Session
 
 from bench import plan
+from bench.cli import _cell
 from bench.events import (
     APP,
     APP_STATE,
@@ -287,3 +288,11 @@ def test_stored_sessions_suffice_for_every_cell(mode: plan.Mode, family: Family)
         elif workload.kind == "read" and not workload.growth and not workload.shared:
             assert group.sessions >= cell.callers
         assert plan.subjects(mode, cell, available(family), Choice())[:2] == [REFERENCE, OURS]
+
+
+def test_a_cell_to_profile_is_named_with_its_family_or_without() -> None:
+    found = _cell("postgresql/cold-20/c1")
+    assert found == _cell("cold-20/c1") == Cell("postgresql", "cold-20", 1)
+    for name in ("cold-20", "cold-20/c7", "turn/2x16", "mariadb/append/c1"):
+        with pytest.raises(SystemExit, match="--list"):
+            _cell(name)

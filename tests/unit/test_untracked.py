@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import weakref
+from pathlib import Path
 
 import pytest
 from pydantic import BaseModel, Field
 
 from tiered_sessions.decoding import Decoder
-from tiered_sessions.models import Event
+from tiered_sessions.models import Event, Session
+from tiered_sessions.service import TieredSessionService
 from tiered_sessions.slim import small
 from tiered_sessions.untracked import untrack
 
@@ -77,6 +79,31 @@ def test_what_is_dropped_is_freed_without_a_collection() -> None:
     finally:
         gc.enable()
     gc.collect()
+
+
+async def test_listed_sessions_are_unknown_to_the_collector_and_freed(tmp_path: Path) -> None:
+    state = {"a": {"b": [1, {}]}, "app:limits": {"tools": ["x"]}, "user:seats": ["aisle"], "n": 1}
+    async with TieredSessionService(f"sqlite+aiosqlite:///{tmp_path}/s.db") as service:
+        for number in range(20):
+            await service.create_session("app", "u", state, f"s{number}")
+        listed = (await service.list_sessions("app", "u")).sessions
+        assert [one.state for one in listed] == [state] * 20
+        for one in listed:
+            assert not any(map(gc.is_tracked, (one, one.__dict__, one.events)))
+            assert tracked([one.state]) == []
+        ends = [weakref.ref(one) for one in listed]
+        gc.disable()
+        try:
+            # Whatever a caller does: it is an object like any other.
+            for one in listed:
+                one.state["more"] = [one.id, {}]
+                one.events.append(Event(id="e"))
+                again = Session.model_validate_json(one.model_dump_json())
+                assert again.model_dump() == one.model_copy(deep=True).model_dump()
+            del one, listed
+            assert [end for end in ends if end() is not None] == []
+        finally:
+            gc.enable()
 
 
 def test_what_an_untracked_object_refers_to_is_left_alone() -> None:

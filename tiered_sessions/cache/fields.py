@@ -65,9 +65,10 @@ class Entry(NamedTuple):
     masks: tuple[int, ...] = ()
 
     @property
-    def small(self) -> bool:
-        """Whether it is worth its room in memory to be recognised by its bytes."""
-        return self.content is not None and not self.content.events and len(self.content.state) <= _SMALL
+    def small(self) -> Content | None:
+        """The content, if that is worth its room in memory to be recognised by its bytes."""
+        content = self.content
+        return content if content and not content.events and len(content.state) <= _SMALL else None
 
     def shown(self, now: int, stamp: str) -> Lookup:
         """Returns what a lookup answers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from urllib.parse import quote
 
 from ..records import ScopeKey
@@ -18,6 +19,7 @@ def encode(part: str) -> str:
     return quote(part, safe="", errors="surrogatepass")
 
 
+@lru_cache(8192)
 def entry_key(namespace: str, key: ScopeKey) -> str:
     """Returns the name of the one key that holds the entry, the masks and the lease of `key`.
 

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 from redis.exceptions import ConnectionError, ResponseError, TimeoutError
 
 from ..records import ScopeKey
+from ..untracked import untrack
 from . import fields, keys
 from .base import Lookup, Unavailable
 from .queue import Call
@@ -60,8 +61,11 @@ class Reads(NamedTuple):
                     looked.append(refused)
                     continue
                 entry = fields.read(reply, self.newest, self.whole and kind == "session")
-                if entry.small:
+                content = entry.small
+                if content is not None:
                     seen[position] = reply, entry
+                    for part in (reply, entry, content, content.tag):
+                        untrack(part)
             looked.append(entry.shown(now, stamp))
         return tuple(looked)
 
@@ -85,7 +89,10 @@ def _reads(names: tuple[str, ...], kinds: tuple[str, ...], newest: int | None, w
     for name, kind in zip(names, kinds, strict=True):
         commands.append(fields.words(name, kind, newest, whole))
     packed = Packed(commands, bulk=newest != 0)
-    return Reads(names, kinds, newest, whole, packed, [(None, fields.NOTHING)] * len(names))
+    made = Reads(names, kinds, newest, whole, packed, [(None, fields.NOTHING)] * len(names))
+    for part in (made, packed, made.seen):
+        untrack(part)
+    return made
 
 
 class Looked(Call):

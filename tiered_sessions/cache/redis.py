@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Coroutine, Sequence
-from functools import lru_cache
 from typing import Any
 
 from redis.asyncio import Redis, RedisCluster
@@ -32,8 +31,6 @@ Words = tuple[Any, ...]
 """A key and the arguments of a script for it."""
 
 _NO_TAG = ("",) * 4
-
-_entry_key = lru_cache(8192)(keys.entry_key)
 
 
 def _jitter() -> float:
@@ -250,7 +247,7 @@ class RedisSessionCache:
     # --- inside -------------------------------------------------------------------------------
 
     def _name(self, key: ScopeKey) -> str:
-        return _entry_key(self.namespace, key)
+        return keys.entry_key(self.namespace, key)
 
     def _life(self) -> tuple[int, int]:
         return int(self.limits.idle_ttl * self._jitter()), self.limits.max_age

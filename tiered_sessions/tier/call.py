@@ -30,7 +30,7 @@ class Call:
         cut: The wait in which the caller of a write was cancelled. It is to be waited again, where
             nobody can cancel it: before the statement was sent it then answers `Ended.CANCELLED`.
         asking: Whether what was waited for last answers an `Ask`.
-        meanwhile: Is called while the cache is asked, if nobody else waits for it. It raises nothing.
+        meanwhile: Is called once, while the cache is asked, if nobody else waits for it. It raises nothing.
     """
 
     def __init__(

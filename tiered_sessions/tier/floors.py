@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..records import Listing, ScopeKey, Tag
+from ..untracked import untrack
 from .steps import Standing
 
 _LIMIT = 100_000
@@ -153,7 +154,9 @@ class Floors:
         else:
             changed = last.changed
         if last is None:
-            self._floors[scope] = _Floor(tag, written, changed, now + self._life)
+            floor = self._floors[scope] = _Floor(tag, written, changed, now + self._life)
+            untrack(scope)
+            untrack(floor)
         else:
             last.tag, last.written, last.changed, last.expires = tag, written, changed, now + self._life
             self._floors.move_to_end(scope)

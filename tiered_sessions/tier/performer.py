@@ -129,7 +129,8 @@ class Performer:
         allowed = min(limit, call.budget)
         began = self._clock()
         if call.meanwhile is not None and self._patience.idle:
-            call.meanwhile()
+            meanwhile, call.meanwhile = call.meanwhile, None
+            meanwhile()
         try:
             return await self._patience.within(begun, allowed)
         except TimeoutError:
