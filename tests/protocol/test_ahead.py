@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -171,5 +172,33 @@ def test_what_cannot_be_made_is_heard_of_when_the_answer_has_come() -> None:
         with pytest.raises(ValueError, match="not to be made"):
             ahead.of(snapshot)
         await sessions.close()
+
+    run(main())
+
+
+def test_the_time_it_takes_is_not_taken_for_the_caches() -> None:
+    """I7: the budget is for waiting."""
+
+    async def main() -> None:
+        cache = TroubledCache(delay=0.004)
+        store, sessions, maker = await _hot(cache)
+        elsewhere = tier(store, cache)
+        await append(elsewhere, "d")
+        loop: Any = asyncio.get_running_loop()
+
+        def long(snapshot: Snapshot) -> tuple[str, ...]:
+            loop._now += 1.0
+            return maker.make(snapshot)
+
+        before = len(store.statements)
+        maker.made.clear()
+        ahead = Ahead(long)
+        snapshot = await sessions.get(KEY, ALL, ahead)
+        assert snapshot is not None
+        assert "d" in ahead.of(snapshot)
+        assert len(maker.made) == 2
+        assert store.statements[before:] == [], "the cache had time to answer the second look-up"
+        for one in (sessions, elsewhere):
+            await one.close()
 
     run(main())

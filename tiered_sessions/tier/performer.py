@@ -125,12 +125,13 @@ class Performer:
             return reply
         begun = self._calls.begin(command)
         self._calls.hurry()
-        limit = self._breaker.timeout
-        allowed = min(limit, call.budget)
-        began = self._clock()
         if call.meanwhile is not None and self._patience.idle:
             meanwhile, call.meanwhile = call.meanwhile, None
             meanwhile()
+        limit = self._breaker.timeout
+        allowed = min(limit, call.budget)
+        # What was done meanwhile would be done otherwise: it is not time that the cache took.
+        began = self._clock()
         try:
             return await self._patience.within(begun, allowed)
         except TimeoutError:
