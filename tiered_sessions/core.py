@@ -80,7 +80,7 @@ class BaseTieredSessionService(Binding[SessionT, EventT]):
         if on_conflict not in ("raise", "rebase"):
             raise ConfigurationError(f'on_conflict must be "raise" or "rebase", not {on_conflict!r}')
         config = config or TieredConfig()
-        sharing = config.shared_events != "off" and config.decoded_bytes > 0
+        sharing = self._sharing = config.shared_events != "off" and config.decoded_bytes > 0
         self._events = SharedEvents(
             lambda records: self._decoded(records, shared=sharing),
             config.decoded_bytes,
@@ -157,7 +157,9 @@ class BaseTieredSessionService(Binding[SessionT, EventT]):
             if config is None and self._windows is not None:
                 snapshot = await self._windowed(key, self._windows)
             else:
-                snapshot = await self._wiring.tier().get(key, query_of(config), ahead)
+                # Who has every event decoded anew would have it done twice, if once in vain.
+                early = ahead if self._sharing else None
+                snapshot = await self._wiring.tier().get(key, query_of(config), early)
             return None if snapshot is None else ahead.of(snapshot)
 
     async def _windowed(self, key: SessionKey, windows: Windows) -> Snapshot | None:

@@ -27,8 +27,9 @@ from .untracked import untrack
 _SHARE: Final = 4
 # Bytes of a record and of a session besides their JSON.
 _RECORD: Final = 150
-_SESSION: Final = 1000
-# Of a state.
+_SESSION: Final = 500
+# Bytes of a content without events besides its state; and of a state that is held for the next reader.
+_CONTENT: Final = 350
 _SMALL: Final = 1024
 _BITS: Final = 60
 _HASH: Final = (1 << _BITS) - 1
@@ -76,7 +77,7 @@ class _Kept(Generic[EventT]):
     """One session: its content, if a tag is known to tell it by, and the part of it that was decoded.
 
     `undecoded` and `decoded`: how many bytes both take. `shared`: the user's and the app's content beside
-    which it was read last.
+    which it was read last, None if nobody has read it so.
     """
 
     __slots__ = ("content", "decoded", "events", "records", "shared", "undecoded")
@@ -98,6 +99,12 @@ class _Kept(Generic[EventT]):
         self.shared = shared
         for part in (self, self.events, self.records, *(() if content is None else (content,))):
             untrack(part)
+
+    @property
+    def size(self) -> int:
+        """How many bytes it takes in all."""
+        beside = sum([_CONTENT + len(part.state) for part in self.shared or () if part is not None])
+        return self.undecoded + self.decoded + beside
 
 
 class SharedEvents(Generic[EventT]):
@@ -177,10 +184,16 @@ class SharedEvents(Generic[EventT]):
 
     def answered(self, snapshot: Snapshot) -> None:
         """Notes what a reader was answered, for the next. A large shared state is not held for that."""
-        kept, user, app = self._sessions.get(snapshot.key), snapshot.user, snapshot.app
-        if kept is not None:
-            small = (user is None or len(user.state) <= _SMALL) and (app is None or len(app.state) <= _SMALL)
-            kept.shared = (user, app) if small else None
+        shared = snapshot.user, snapshot.app
+        if any([part is not None and len(part.state) > _SMALL for part in shared]):
+            return
+        with self._lock:
+            kept = self._sessions.get(snapshot.key)
+            if kept is not None and kept.content is not None:
+                self._bytes -= kept.size
+                kept.shared = shared
+                self._bytes += kept.size
+                self._make_room()
 
     def clear(self) -> None:
         """Forgets everything."""
@@ -279,16 +292,19 @@ class SharedEvents(Generic[EventT]):
 
     def _put(self, key: SessionKey, kept: _Kept[EventT]) -> None:
         old = self._sessions.pop(key, None)
-        self._bytes -= 0 if old is None else old.undecoded + old.decoded
-        size = kept.undecoded + kept.decoded
+        self._bytes -= 0 if old is None else old.size
+        size = kept.size
         if size * _SHARE > self._max_bytes:
             return
         self._sessions[key] = kept
         untrack(key)
         self._bytes += size
+        self._make_room()
+
+    def _make_room(self) -> None:
         while self._bytes > self._max_bytes:
             _, least = self._sessions.popitem(last=False)
-            self._bytes -= least.undecoded + least.decoded
+            self._bytes -= least.size
 
 
 def _position(kept: Sequence[KeptRecord[Any]], record: EventRecord) -> int:

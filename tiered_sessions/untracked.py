@@ -40,9 +40,11 @@ untrack: Final[Callable[[object], None]] = _of_interpreter() or _nothing
 
 def untrack_json(value: dict[str, Any] | list[Any]) -> None:
     """Takes a JSON container, and all that are in it, out of the collector's lists."""
-    # The interpreter itself does not track a dictionary without containers.
-    if is_tracked(value):
-        for one in value.values() if isinstance(value, dict) else value:
-            if type(one) in _CONTAINERS:
-                untrack_json(one)
-        untrack(value)
+    todo: list[Any] = [value]
+    while todo:
+        one = todo.pop()
+        # The interpreter itself does not track a dictionary without containers.
+        if is_tracked(one):
+            parts = one.values() if type(one) is dict else one
+            todo += [part for part in parts if type(part) in _CONTAINERS]
+            untrack(one)

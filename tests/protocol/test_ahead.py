@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from tests.protocol.doubles import ToyStore, TroubledCache, run, tier
 from tests.protocol.simulation import KEY
+from tiered_sessions.config import TieredConfig
 from tiered_sessions.records import Append, Content, Create, EventRecord, NewEvent, Query, Snapshot, Tag
 from tiered_sessions.tier.ahead import Ahead
 from tiered_sessions.tier.tier import SessionTier
@@ -54,10 +56,10 @@ async def append(sessions: SessionTier, name: str, user: bytes | None = None) ->
     await sessions.flush()
 
 
-async def _hot(cache: TroubledCache) -> tuple[ToyStore, SessionTier, Maker]:
+async def _hot(cache: TroubledCache, staleness: float = 30.0) -> tuple[ToyStore, SessionTier, Maker]:
     """A session of three events that its process has read."""
     store = ToyStore()
-    sessions, maker = tier(store, cache), Maker(cache)
+    sessions, maker = tier(store, cache, TieredConfig(max_staleness=staleness)), Maker(cache)
     for name in ("a", "b", "c"):
         await append(sessions, name)
     for _ in range(3):
@@ -85,14 +87,16 @@ def test_a_lone_reader_has_it_made_while_the_cache_is_asked() -> None:
 
 @pytest.mark.parametrize("user", [None, b'{"k":1}'], ids=["event", "user state"])
 @pytest.mark.parametrize("query", [ALL, Query(1)], ids=["all", "newest"])
-def test_what_was_changed_elsewhere_is_shown(user: bytes | None, query: Query) -> None:
+@pytest.mark.parametrize("staleness", [30.0, 0.0])
+def test_what_was_changed_elsewhere_is_shown(user: bytes | None, query: Query, staleness: float) -> None:
     """R31: what was expected is no answer."""
 
     async def main() -> None:
         cache = TroubledCache()
-        store, sessions, maker = await _hot(cache)
+        store, sessions, maker = await _hot(cache, staleness)
         elsewhere = tier(store, cache)
-        await maker.read(sessions, query)
+        before = await maker.read(sessions, query)
+        assert maker.made == [before]
         if user is None:
             await append(elsewhere, "d")
         else:
@@ -101,7 +105,7 @@ def test_what_was_changed_elsewhere_is_shown(user: bytes | None, query: Query) -
             await elsewhere.append(Append(other.key, other.session.tag, 1, (), user_delta=user))
             await elsewhere.flush()
         answer = await maker.read(sessions, query)
-        assert len(maker.made) == 2, "once in vain"
+        assert maker.made == [before, answer], "once in vain"
         truth = store.sql.load(KEY)
         assert truth is not None
         assert answer[-2:] == tuple(_states(truth))[-2:]
@@ -176,11 +180,26 @@ def test_what_cannot_be_made_is_heard_of_when_the_answer_has_come() -> None:
     run(main())
 
 
-def test_the_time_it_takes_is_not_taken_for_the_caches() -> None:
-    """I7: the budget is for waiting."""
+class PostingCache(TroubledCache):
+    """Sends at once, before anybody awaits."""
+
+    def hurry(self) -> None: ...
+
+    def post(self, name: str, arguments: Sequence[Any], taker: Callable[[Any], Any]) -> Any:
+        if name != "lookup":
+            return None
+        future = asyncio.get_running_loop().create_future()
+        task = asyncio.ensure_future(self.lookup(*arguments))
+        task.add_done_callback(lambda done: future.set_result(taker(done.result())))
+        return future
+
+
+@pytest.mark.parametrize("kind", [TroubledCache, PostingCache])
+def test_the_time_it_takes_is_not_taken_for_the_caches(kind: type[TroubledCache]) -> None:
+    """I7: the budget is for waiting, and the breaker learns how long that takes."""
 
     async def main() -> None:
-        cache = TroubledCache(delay=0.004)
+        cache = kind(delay=0.001)
         store, sessions, maker = await _hot(cache)
         elsewhere = tier(store, cache)
         await append(elsewhere, "d")
@@ -198,6 +217,9 @@ def test_the_time_it_takes_is_not_taken_for_the_caches() -> None:
         assert "d" in ahead.of(snapshot)
         assert len(maker.made) == 2
         assert store.statements[before:] == [], "the cache had time to answer the second look-up"
+        for _ in range(20):
+            await sessions.get(KEY, ALL, Ahead(long))
+        assert sessions._breaker.timeout == 0.005
         for one in (sessions, elsewhere):
             await one.close()
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.protocol.mutations import edit
 from tiered_sessions.errors import SharedEventChangedError
 from tiered_sessions.models import Event
-from tiered_sessions.records import Content, EventRecord, SessionKey, Tag
+from tiered_sessions.records import Content, EventRecord, Query, SessionKey, Snapshot, Tag
 from tiered_sessions.shared_events import KeptRecord, SharedEvents
 
 KEY = SessionKey("app", "u", "s")
@@ -195,6 +195,30 @@ def test_kept_sessions_are_measured_by_what_was_added() -> None:
     whole.keep(KEY, longer)
     assert grown._bytes == whole._bytes
     assert grown.find(KEY) == whole.find(KEY)
+
+
+def test_what_is_held_for_the_next_reader_is_measured() -> None:
+    shared = SharedEvents(all_decoded, 40_000)
+    content = Content(TAG, b"{}", history(1, 2))
+    small, large = Content(TAG, b"x" * 1000), Content(TAG, b"x" * 2000)
+    for number in range(20):
+        key = KEY._replace(session_id=str(number))
+        shared.answered(Snapshot(key, content, small, small))
+        assert key not in shared._sessions, "of what is not kept nothing is held"
+        shared.keep(key, content)
+        assert shared.expected(key, Query()) is None
+        shared.answered(Snapshot(key, content, large, small))
+        assert shared.expected(key, Query()) is None
+        shared.answered(Snapshot(key, content, None, small))
+        shared.answered(Snapshot(key, content, small, small))
+        shared.of(key, content.events)
+        shared.keep(key, replace(content, tag=TAG._replace(revision=2)))
+        found = shared.expected(key, Query(1))
+        assert found is not None
+        assert (found.session.tag.revision, found.user, found.app) == (2, small, small)
+        assert [event.seq for event in found.session.events] == [2]
+        assert shared._bytes == sum(kept.size for kept in shared._sessions.values()) <= 40_000
+    assert 1 < len(shared._sessions) < 10
 
 
 def test_what_is_kept_already_is_not_kept_again() -> None:

@@ -46,6 +46,7 @@ class Ahead(Generic[T]):
         """Says whether this was expected; what was made is thrown away if not."""
         if self._expected is not None and not self._expected.shows(answer):
             self._expected = None
+            del self._made
         return self._expected is not None
 
     def of(self, answer: Snapshot) -> T:

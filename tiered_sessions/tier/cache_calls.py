@@ -73,7 +73,12 @@ _POSTED: dict[type, str] = {
 
 
 class CacheCalls:
-    """Performs cache commands under the breaker, and keeps those of the background."""
+    """Performs cache commands under the breaker, and keeps those of the background.
+
+    Attributes:
+        elsewhere: Seconds that this process has spent, in all, on other work between sending commands and
+            looking for their replies.
+    """
 
     def __init__(
         self,
@@ -88,6 +93,7 @@ class CacheCalls:
         self._breaker = breaker
         self._metrics = metrics
         self._clock = clock
+        self.elsewhere = 0.0
         self._last: dict[ScopeKey, asyncio.Task[Any]] = {}
         self._background: set[asyncio.Future[Any]] = set()
         self._elected_for = round(elected_for * 1000)
@@ -122,20 +128,20 @@ class CacheCalls:
         name = _POSTED.get(type(command))
         if self._posting is None or name is None:
             return None
-        return self._posting.post(name, command, partial(self._noted, command, self._clock()))
+        return self._posting.post(name, command, partial(self._noted, command, self._clock(), self.elsewhere))
 
     async def perform(self, command: CacheCommand) -> Any:
         """Performs one command and tells the breaker how it went."""
-        began = self._clock()
+        began, elsewhere = self._clock(), self.elsewhere
         try:
             reply = await self._sent(command)
         except Exception as error:
             # No cache may do that (cache/base.py), but if one does it must not fail the call (I7).
             logger.exception("the cache raised %s", type(error).__name__)
             reply = _of(command, Unavailable(type(error).__name__))
-        return self._noted(command, began, reply)
+        return self._noted(command, began, elsewhere, reply)
 
-    def _noted(self, command: CacheCommand, began: float, reply: Any) -> Any:
+    def _noted(self, command: CacheCommand, began: float, elsewhere: float, reply: Any) -> Any:
         if type(command) is LookUp:
             kinds = list(map(type, reply))
             failed = kinds.count(Hit) < len(kinds) and any(isinstance(part, Unavailable) for part in reply)
@@ -150,7 +156,7 @@ class CacheCalls:
         if failed:
             self.failed(began)
         else:
-            self._breaker.succeeded(self._clock() - began)
+            self._breaker.succeeded(self._clock() - began - (self.elsewhere - elsewhere))
         return reply
 
     def failed(self, began: float) -> None:

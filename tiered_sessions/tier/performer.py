@@ -125,12 +125,10 @@ class Performer:
             return reply
         begun = self._calls.begin(command)
         self._calls.hurry()
-        if call.meanwhile is not None and self._patience.idle:
-            meanwhile, call.meanwhile = call.meanwhile, None
-            meanwhile()
+        if call.meanwhile is not None:
+            self._make_ahead(call)
         limit = self._breaker.timeout
         allowed = min(limit, call.budget)
-        # What was done meanwhile would be done otherwise: it is not time that the cache took.
         began = self._clock()
         try:
             return await self._patience.within(begun, allowed)
@@ -166,6 +164,8 @@ class Performer:
         if timer is None:
             return await call.wait(wait, None, self._patience)
         self._calls.hurry()
+        if call.meanwhile is not None:
+            self._make_ahead(call)
         limit = _POLL if timer is Timer.POLL else self._breaker.timeout
         began = self._clock()
         allowed = min(limit, call.budget)
@@ -177,6 +177,17 @@ class Performer:
             # Something is left over, so that whoever shares the flight still gets its load.
             return Ended.TIMER if call.budget >= 2 * _POLL else Ended.SPENT
         return ended
+
+    def _make_ahead(self, call: Call) -> None:
+        """Does, at the first wait for the cache, what the caller has to do meanwhile: never a second time.
+
+        It would be done in any case, so it is not time that the cache took.
+        """
+        meanwhile, call.meanwhile = call.meanwhile, None
+        if meanwhile is not None and self._patience.idle:
+            began = self._clock()
+            meanwhile()
+            self._calls.elsewhere += self._clock() - began
 
     def _timed_out(self, call: Call, began: float, limit: float, allowed: float) -> None:
         """Tells the breaker of a wait that has ended without a reply.
