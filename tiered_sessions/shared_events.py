@@ -172,26 +172,27 @@ class SharedEvents(Generic[EventT]):
     def expected(self, key: SessionKey, query: Query) -> Snapshot | None:
         """Returns what a reader will be answered if nothing has changed anywhere; None: nobody can say."""
         kept = self._sessions.get(key)
-        if kept is None or kept.content is None or kept.shared is None:
+        if kept is None:
             return None
-        content = kept.content
-        if not query.answered_by(content):
+        # Each is read once: another thread may change what is held.
+        content, shared = kept.content, kept.shared
+        if content is None or shared is None or not query.answered_by(content):
             return None
         events = query.select(content.events)
         if events is not content.events:
             content = Content(content.tag, content.state, events, content.complete, content.before)
-        return Snapshot(key, content, *kept.shared)
+        return Snapshot(key, content, *shared)
 
     def answered(self, snapshot: Snapshot) -> None:
         """Notes what a reader was answered, for the next. A large shared state is not held for that."""
         shared = snapshot.user, snapshot.app
-        if any([part is not None and len(part.state) > _SMALL for part in shared]):
-            return
+        untrack(shared)
+        large = any([part is not None and len(part.state) > _SMALL for part in shared])
         with self._lock:
             kept = self._sessions.get(snapshot.key)
             if kept is not None and kept.content is not None:
                 self._bytes -= kept.size
-                kept.shared = shared
+                kept.shared = None if large else shared
                 self._bytes += kept.size
                 self._make_room()
 
@@ -243,7 +244,8 @@ class SharedEvents(Generic[EventT]):
             if one is not None and self._checked:
                 _compare(key, one)
             found.append(one)
-        made = map(self._record, lacking, self._decode(lacking) if lacking else ())
+        decoded_now = self._decode(lacking) if lacking else []
+        made = iter([self._record(*pair) for pair in zip(lacking, decoded_now, strict=True)])
         new = [next(made) if one is None else one for one in found]
         events = [one.event for one in new]
         if kept is not None and same:

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import gc
+import time
 import weakref
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from pydantic import BaseModel, Field
 
+from tiered_sessions.cache.base import Hit
+from tiered_sessions.cache.memory import MemoryCache
+from tiered_sessions.cache.reads import reads
+from tiered_sessions.config import TieredConfig
 from tiered_sessions.decoding import Decoder
 from tiered_sessions.models import Event, Session
+from tiered_sessions.records import Content, EventRecord, SessionKey, Snapshot, Tag
 from tiered_sessions.service import TieredSessionService
+from tiered_sessions.shared_events import SharedEvents
 from tiered_sessions.slim import small
+from tiered_sessions.tier.floors import Floors
 from tiered_sessions.untracked import untrack, untrack_json
 
 
@@ -110,6 +119,76 @@ async def _ends_of_listed(
         again = Session.model_validate_json(one.model_dump_json())
         assert again.model_dump() == one.model_copy(deep=True).model_dump()
     return [weakref.ref(one) for one in listed]
+
+
+def test_what_is_kept_for_each_session_is_unknown_to_the_collector() -> None:
+    key, tag = SessionKey("app", "u", "s"), Tag(1, 2, 3, 4)
+    floors = Floors(30.0, time.monotonic)
+    floors.wrote(key.session, tag)
+    wanted = reads("ns", key.scopes, 0, False)
+    header: list[bytes | None] = [None, b"1", b"2", b"3", b"4", b"5", b"s", b"1", None, None, b"0"]
+    replies = [[b"1", b"0"], header, [*header, b"{}"], [*header, b'{"a":1}']]
+    session, user, app = wanted.found("stamp", replies)
+    assert isinstance(session, Hit)
+    assert isinstance(user, Hit)
+    assert isinstance(app, Hit)
+    shared = SharedEvents[Event](lambda records: [Event(id=one.id) for one in records], 10**6)
+    events = (EventRecord(1, "e", 1, b"{}"),)
+    shared.keep(key, Content(tag, b"{}", events))
+    shared.of(key, events)
+    shared.answered(Snapshot(key, Content(tag, b"{}", events), user.content, app.content))
+    kept = shared._sessions[key]
+    assert kept.shared == (user.content, app.content)
+    floor = floors._floors[key.session]
+    assert kept.shared is not None
+    for part in (floor, kept, kept.content, kept.content and kept.content.tag, kept.records, kept.events):
+        assert part is not None
+        assert not gc.is_tracked(part)
+    for one in (wanted, wanted.commands, wanted.seen, *wanted.seen, kept.shared, *kept.shared):
+        assert not gc.is_tracked(one)
+    for reply, entry in wanted.seen:
+        for part in (reply, entry, entry.content, entry.content and entry.content.tag):
+            assert not gc.is_tracked(part)
+    assert not any(map(gc.is_tracked, [*floors._floors, *shared._sessions]))
+
+
+@pytest.mark.parametrize(("mode", "made"), [("on", 2), ("off", 1)])
+async def test_what_is_decoded_for_each_reader_is_not_made_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: Literal["on", "off"], made: int
+) -> None:
+    """An answer that was not expected would have every event decoded twice."""
+    cache, url = MemoryCache(shared=True), f"sqlite+aiosqlite:///{tmp_path}/s.db"
+    config = TieredConfig(shared_events=mode)
+    async with (
+        TieredSessionService(url, cache=cache, config=config) as here,
+        TieredSessionService(url, cache=cache, config=config) as there,
+    ):
+        await here.create_session("app", "u", None, "s")
+        for number in range(3):
+            for service in (here, there):
+                found = await service.get_session("app", "u", "s")
+                await service.flush()
+            assert found is not None
+            await there.append_event(found, Event(id=f"e{number}", invocation_id="i"))
+            await there.flush()
+        for _ in range(2):
+            await here.get_session("app", "u", "s")
+            await here.flush()
+        assert found is not None
+        await there.append_event(found, Event(id="last", invocation_id="i"))
+        await there.flush()
+        calls: list[int] = []
+        assembled = TieredSessionService._assembled
+
+        def counting(service: TieredSessionService, snapshot: Snapshot) -> Session:
+            calls.append(len(snapshot.session.events))
+            return assembled(service, snapshot)
+
+        monkeypatch.setattr(TieredSessionService, "_assembled", counting)
+        again = await here.get_session("app", "u", "s")
+        assert again is not None
+        assert [event.id for event in again.events] == ["e0", "e1", "e2", "last"]
+        assert calls == [3, 4][-made:]
 
 
 def test_json_of_any_depth_is_untracked() -> None:

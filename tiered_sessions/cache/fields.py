@@ -68,7 +68,9 @@ class Entry(NamedTuple):
     def small(self) -> Content | None:
         """The content, if that is worth its room in memory to be recognised by its bytes."""
         content = self.content
-        return content if content and not content.events and len(content.state) <= _SMALL else None
+        if content is None or content.events or len(content.state) > _SMALL:
+            return None
+        return content
 
     def shown(self, now: int, stamp: str) -> Lookup:
         """Returns what a lookup answers."""

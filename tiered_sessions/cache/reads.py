@@ -63,8 +63,8 @@ class Reads(NamedTuple):
                 entry = fields.read(reply, self.newest, self.whole and kind == "session")
                 content = entry.small
                 if content is not None:
-                    seen[position] = reply, entry
-                    for part in (reply, entry, content, content.tag):
+                    pair = seen[position] = reply, entry
+                    for part in (pair, reply, entry, content, content.tag):
                         untrack(part)
             looked.append(entry.shown(now, stamp))
         return tuple(looked)
